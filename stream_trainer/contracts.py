@@ -1,0 +1,95 @@
+"""The five seams of the house: what a source, a decoder, a model, a detector and a dead-letter sink must do.
+
+Structural types: a plugin needs no base class. The shared checks in `testing.checks` run on everything registered.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from stream_trainer.types import (
+    Batch,
+    Decoded,
+    Detection,
+    LearnReport,
+    Positions,
+    Prediction,
+    RawBatch,
+    RecordChunk,
+    Reject,
+    State,
+)
+
+__all__ = ["DeadLetters", "Decoder", "DriftDetector", "Model", "Source", "Stateful"]
+
+
+class Stateful(Protocol):
+    """Whoever remembers. Capture, restore into a freshly built twin, go on: bit for bit the same."""
+
+    def capture(self) -> State:
+        """A copy of everything remembered; later steps do not change it."""
+
+    def restore(self, state: State) -> None:
+        """Become what was captured. Raises CheckpointError if it came from another configuration."""
+
+
+class Source(Protocol):
+    """A log that is pulled, from positions that we keep."""
+
+    def start(self, positions: Positions | None) -> Positions:
+        """Connect and seek: to `positions` where they name a partition, to the configured start elsewhere.
+
+        Returns: the next offset of every partition that will be read. Raises: DataLost, ConfigError, Stalled.
+        """
+
+    def poll(self, wait_s: float, records_max: int) -> Sequence[RecordChunk]:
+        """What has arrived, in arrival order; waits at most about `wait_s` for the first record. Never decodes.
+
+        Returns nothing in silence; raises Stalled once silence cannot be explained by an empty log.
+        """
+
+    def end_offsets(self) -> Positions:
+        """Where the log ends now, per partition; asks the broker."""
+
+    def lags(self) -> Positions:
+        """Records not yet polled, per partition, from what the client last heard: no round trip."""
+
+    def commit(self, positions: Positions) -> None:
+        """Tell the outside world how far we are. A display only: failing here is logged, never raised."""
+
+    def close(self) -> None: ...
+
+
+class Decoder(Protocol):
+    """Bytes to columns. Never raises for the content of a record."""
+
+    def decode(self, raw: RawBatch) -> Decoded: ...
+
+
+class DeadLetters(Protocol):
+    """Where rejected records go. `flush` returns only when they are safe: it is called before each checkpoint."""
+
+    def write(self, rejects: Sequence[Reject]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Model(Stateful, Protocol):
+    """Something that predicts and learns, whatever the size of the batch."""
+
+    def predict(self, batch: Batch) -> Prediction:
+        """With the state as it is, changing nothing: twice the same answer, and learning goes on as if never asked."""
+
+    def learn(self, batch: Batch) -> LearnReport:
+        """From every record, once. A non-finite loss or gradient changes nothing and is reported as skipped."""
+
+
+@runtime_checkable
+class DriftDetector(Stateful, Protocol):
+    """Watches the mean of a stream of values, for example errors: 1 = wrong, 0 = right."""
+
+    def update(self, values_N: np.ndarray) -> Sequence[Detection]:
+        """The values of one batch in arrival order. Detections in order of their index; re-arms itself."""

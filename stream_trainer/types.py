@@ -1,0 +1,275 @@
+"""The words everybody shares: records, batches, positions, reports, state.
+
+Shape suffixes: N = records in the batch, F = number features, C = category features, K = classes.
+A position is always the *next* offset: the first one not yet covered. Columns, not objects per record: at 100,000
+records a second a Python object each is what one can afford least. Knows nothing of Kafka, torch or files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Alarm",
+    "Batch",
+    "ClosedBy",
+    "Counts",
+    "Decoded",
+    "Detection",
+    "Direction",
+    "LearnReport",
+    "ModelReport",
+    "Positions",
+    "Prediction",
+    "RawBatch",
+    "RecordChunk",
+    "Reject",
+    "RejectReason",
+    "Snapshot",
+    "State",
+    "StepReport",
+    "TopicPartition",
+]
+
+Prediction: TypeAlias = np.ndarray
+"""Classes: (N, K) float64 probabilities, rows sum to 1. Number: (N,) float64 values."""
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic; of a file: its name and 0."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+Positions: TypeAlias = dict[TopicPartition, int]
+"""Partition -> next offset."""
+
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+
+
+# ---------------------------------------------------------------- raw: as the log holds them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordChunk:
+    """Consecutive records of one partition, still bytes, as columns of equal length.
+
+    May be empty and yet move the position: transaction markers and compacted records take offsets too.
+    """
+
+    partition: TopicPartition
+    offsets: Sequence[int]
+    timestamps_ms: Sequence[int]  # -1: none
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]  # None: a tombstone
+    headers: Sequence[Headers]
+    next_offset: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def split(self, n: int) -> tuple["RecordChunk", "RecordChunk"]:
+        """The first `n` records, and the rest; 0 < n < len(self)."""
+        cut = self.offsets[n - 1] + 1
+        return self._slice(slice(None, n), cut), self._slice(slice(n, None), self.next_offset)
+
+    def _slice(self, part: slice, next_offset: int) -> "RecordChunk":
+        return RecordChunk(
+            partition=self.partition,
+            offsets=self.offsets[part],
+            timestamps_ms=self.timestamps_ms[part],
+            keys=self.keys[part],
+            values=self.values[part],
+            headers=self.headers[part],
+            next_offset=next_offset,
+        )
+
+
+class ClosedBy(Enum):
+    """Why the batcher stopped waiting."""
+
+    RECORDS = "records"
+    BYTES = "bytes"
+    AGE = "age"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBatch:
+    """What the batcher cut: chunks in arrival order."""
+
+    chunks: tuple[RecordChunk, ...]
+    next_offsets: Positions  # of the partitions in this batch only
+    closed_by: ClosedBy
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chunks))
+
+
+# ---------------------------------------------------------------- decoded: ready to learn from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Decoded records in arrival order, ready to learn from; N may be 1, and never 0 when a model sees it."""
+
+    x_NF: np.ndarray  # float32, finite: the decoder rejects, it does not repair; 0 where missing
+    missing_NF: np.ndarray | None  # bool; None: the schema has no optional number
+    category_NC: np.ndarray  # int64 bucket indices
+    y_N: np.ndarray  # float32 (number) or int64 class index
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> (N, *shape) float32
+    timestamp_ms_N: np.ndarray  # int64, when the log says the record was written; -1: unknown
+
+    def __len__(self) -> int:
+        return len(self.y_N)
+
+
+class RejectReason(Enum):
+    """Why a record went to the dead letters. A bounded set: it becomes a metric label."""
+
+    BAD_UTF8 = "bad_utf8"
+    BAD_SYNTAX = "bad_syntax"
+    WRONG_TYPE = "wrong_type"
+    MISSING_FEATURE = "missing_feature"
+    MISSING_TARGET = "missing_target"
+    NOT_FINITE = "not_finite"
+    TOO_LARGE_NUMBER = "too_large_number"
+    UNKNOWN_CLASS = "unknown_class"
+    OVERSIZE = "oversize"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """One record that no model will see, with all that is needed to find it, understand it and send it again."""
+
+    partition: TopicPartition
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes
+    headers: Headers
+    reason: RejectReason
+    detail: str  # one line: which field, what was expected, what came
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """Every record of a raw batch is in exactly one of the three: the batch, the rejects, the skipped."""
+
+    batch: Batch
+    rejects: tuple[Reject, ...]
+    n_tombstones: int
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+class Direction(Enum):
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """A detector's claim that the mean of its values changed."""
+
+    index: int  # which value of the batch completed the evidence
+    direction: Direction
+    before: float  # mean before and after the estimated change
+    after: float
+    statistic: float  # what was compared, in the detector's own unit ...
+    threshold: float  # ... with this
+    window_records: int  # values the detector still believes in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A detection with its address: which signal, of which model or feature, at which record of the run."""
+
+    signal: str
+    model: str | None
+    feature: str | None
+    record: int  # records learned by then, this one included
+    detection: Detection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnReport:
+    """What one `learn` did. `skipped` says why nothing was learned, for example "non_finite"; None: it was."""
+
+    loss: float | None = None  # mean over the batch before the step; None where the model has none
+    gradient_norm: float | None = None
+    learning_rate: float | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """One model on one batch."""
+
+    learned: LearnReport
+    error: float  # mean over the batch: share of wrong classes, or absolute error
+    predict_s: float
+    learn_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """The run so far, over all restarts: consumed = learned + dead_lettered + skipped, always."""
+
+    batches: int = 0
+    consumed: int = 0
+    learned: int = 0
+    dead_lettered: int = 0
+    skipped: int = 0  # tombstones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one turn of the loop did, for metrics, views and logs."""
+
+    batch_records: int  # records learned from: rejects and tombstones excluded
+    batch_bytes: int
+    closed_by: ClosedBy
+    rejects: tuple[Reject, ...]
+    n_tombstones: int
+    next_offsets: Positions  # all partitions, after this batch
+    timestamp_ms_N: np.ndarray  # of the records learned
+    models: Mapping[str, ModelReport]
+    alarms: tuple[Alarm, ...]
+    counts: Counts  # after this batch
+
+
+# ---------------------------------------------------------------- what survives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The whole memory of one part, in forms that are safe to load.
+
+    Arrays are copies: learning goes on while they are written. `pickles` is for objects that have no safe form
+    (River); it is refused unless the operator trusts the directory.
+    """
+
+    arrays: Mapping[str, "np.ndarray | torch.Tensor"] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)  # JSON: str keys, numbers, strings, lists, None
+    pickles: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Positions and everything learned up to exactly there, one unit: neither is ever saved without the other."""
+
+    positions: Positions
+    counts: Counts
+    parts: Mapping[str, State]  # "models/mlp", "scores", "drift", ...: who captured it restores it
