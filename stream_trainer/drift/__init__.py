@@ -1,0 +1,76 @@
+"""Seeing that the world has moved: detectors over a stream of values, and signals made from what the trainer has.
+
+`DETECTORS` is the list one can choose from; `build_detector` makes one from the options of the configuration. The
+detectors know neither models nor records: they are given numbers in arrival order and say where the mean changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from stream_trainer.contracts import DriftDetector
+from stream_trainer.drift.restoring import identity, refuse_stranger
+from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
+from stream_trainer.errors import ConfigError
+from stream_trainer.types import Detection, State
+
+__all__ = ["DETECTORS", "NoDetector", "build_detector"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoDetectorOptions:
+    """Nothing to choose."""
+
+
+class NoDetector:
+    """Never fires: for `drift: {error: none}`, and the first row of every comparison."""
+
+    options_type: ClassVar[type] = NoDetectorOptions
+
+    def __init__(self, options: NoDetectorOptions | None = None) -> None:
+        self.options = options or NoDetectorOptions()
+
+    def update(self, values_N: np.ndarray) -> Sequence[Detection]:
+        return ()
+
+    def capture(self) -> State:
+        return State(values=identity("none", self.options))
+
+    def restore(self, state: State) -> None:
+        refuse_stranger(state, identity("none", self.options))
+
+
+DETECTORS: dict[str, Any] = {
+    "adwin": RiverAdwin,
+    "ddm": RiverDdm,
+    "kswin": RiverKswin,
+    "none": NoDetector,
+    "page_hinkley": RiverPageHinkley,
+}
+"""Name in the configuration -> class. Each has `options_type`, a dataclass with the reason for each default."""
+
+
+def build_detector(name: str, **options: object) -> DriftDetector:
+    """A fresh detector by its name in the configuration.
+
+    Raises: ConfigError: unknown name or option, answered with the known ones.
+
+    >>> build_detector("adwin", delta=0.01).options.delta
+    0.01
+    >>> build_detector("adwim")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    stream_trainer.errors.ConfigError: drift detector is 'adwim'; known detectors: adwin, ddm, ..., page_hinkley.
+    """
+    if name not in DETECTORS:
+        raise ConfigError(f"drift detector is {name!r}; known detectors: {', '.join(sorted(DETECTORS))}.")
+    detector_type = DETECTORS[name]
+    known = [field.name for field in fields(detector_type.options_type)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"drift detector {name}: unknown option {', '.join(unknown)}; known options: {', '.join(known) or 'none'}."
+        )
+    detector: DriftDetector = detector_type(detector_type.options_type(**options))
+    return detector
