@@ -68,7 +68,7 @@ class TelemetryServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.5,), name="telemetry", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="telemetry", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
