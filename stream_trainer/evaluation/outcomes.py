@@ -1,0 +1,81 @@
+"""What came of each prediction of a batch: computed once, then summed by every memory.
+
+N = records, K = classes, B = bins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["BINS", "PROBABILITY_MIN", "ClassOutcomes", "Guesses", "NumberOutcomes", "log_loss"]
+
+BINS = 1024
+PROBABILITY_MIN = 1e-15  # log_loss never sees less: one sure mistake costs 34.5, not infinity
+ODDS_MIN = 1e-300  # keeps the logarithm finite; far beyond any odds that a model means
+
+# Log odds t are binned by t / (|t| + 4): fine where most predictions are (a step of .002 in probability at 1/2), and
+# yet no end of the scale: odds of 1e8 and 1e9 to one are still 12 bins apart. A plain grid on probabilities would put
+# all rare events of a fraud model into its first bin; a plain grid on log odds would have to be cut off somewhere.
+ODDS_KNEE = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guesses:
+    """Per record: was the guessed class wrong, and what did the truth cost."""
+
+    wrong_N: np.ndarray  # float64, 1 wrong, 0 right
+    loss_N: np.ndarray  # -log of the probability given to the true class
+
+    @property
+    def error_N(self) -> np.ndarray:
+        return self.wrong_N
+
+
+def log_loss(p_true_N: np.ndarray) -> np.ndarray:
+    return -np.log(np.clip(p_true_N, PROBABILITY_MIN, 1 - PROBABILITY_MIN))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassOutcomes(Guesses):
+    """And which cells of the tables each record is in. Of equally likely classes the first one counts as guessed."""
+
+    confused_N1: np.ndarray  # flat index into the confusion matrix (K true, K guessed)
+    binned_NC: np.ndarray  # flat index into (curves, 2, B), one for each curve: a single one if K = 2, else K
+
+    @classmethod
+    def of(cls, y_N: np.ndarray, p_NK: np.ndarray) -> "ClassOutcomes":
+        n, classes = p_NK.shape
+        if classes == 2:
+            guess_N = (p_NK[:, 1] > p_NK[:, 0]).astype(np.int64)
+            # The other column, not 1 - p: near 1 that difference has lost all digits.
+            binned_NC = y_N[:, None] * BINS + _bins(p_NK[:, 1:], p_NK[:, :1])
+        else:
+            guess_N = p_NK.argmax(axis=1)
+            curves = np.arange(classes)
+            binned_NC = (2 * curves + (y_N[:, None] == curves)) * BINS + _bins(p_NK, 1 - p_NK)
+        return cls(
+            wrong_N=(guess_N != y_N).astype(np.float64),
+            loss_N=log_loss(p_NK[np.arange(n), y_N]),
+            confused_N1=(y_N * classes + guess_N)[:, None],
+            binned_NC=binned_NC,
+        )
+
+
+def _bins(p: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Bin of each probability by its odds against the rest; monotone in p."""
+    log_odds = np.log(np.maximum(p, ODDS_MIN)) - np.log(np.maximum(rest, ODDS_MIN))
+    position = log_odds / (np.abs(log_odds) + ODDS_KNEE)  # within (-1, 1)
+    return ((position + 1) * (BINS / 2)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberOutcomes:
+    """Per record: the label and the absolute error, both float64."""
+
+    y_N: np.ndarray
+    error_N: np.ndarray
+
+    @classmethod
+    def of(cls, y_N: np.ndarray, prediction_N: np.ndarray) -> "NumberOutcomes":
+        y_N = y_N.astype(np.float64)
+        return cls(y_N=y_N, error_N=np.abs(y_N - prediction_N))
