@@ -1,0 +1,127 @@
+"""What every normalisation layer has: a width, a number of dims, an affine part, and clear words for a wrong shape.
+
+Shape suffixes as in moments.py: N = records, C = features (channels), P = positions of one record.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stream_trainer.errors import ConfigError, ShapeError
+from stream_trainer.norms.moments import full_precision, wide
+
+__all__ = ["Norm", "NormDrift", "StatefulNorm"]
+
+_SHAPES = {1: "(N, {c}) or (N, {c}, L)", 2: "(N, {c}, H, W)", 3: "(N, {c}, D, H, W)"}
+
+
+class Norm(nn.Module):
+    """Base of all layers here.
+
+    Input and output: (N, C) or (N, C, L) for dims 1, (N, C, H, W) for dims 2, (N, C, D, H, W) for dims 3.
+
+    `weight` and `bias` are (C,), or None without `affine`; their names are torch's, so that state dicts exchange.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, num_features: int, *, dims: int = 1, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if num_features < 1:
+            raise ConfigError(f"{name}: num_features is {num_features}; expected 1 or more.")
+        if dims not in _SHAPES:
+            raise ConfigError(f"{name}: dims is {dims!r}; expected 1 (dense, sequences), 2 (images) or 3 (volumes).")
+        if not eps > 0:
+            raise ConfigError(f"{name}: eps is {eps}; expected a number above 0, for example 1e-5.")
+        self.num_features, self.dims, self.eps = num_features, dims, eps
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise in float32 or wider, autocast or not; the output has the dtype of the input."""
+        self.check(x)
+        with full_precision(x):
+            return self.normalise(wide(x)).to(x.dtype)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """The layer itself, on an x of the right shape, in float32 or float64."""
+        raise NotImplementedError
+
+    def check(self, x: Tensor) -> None:
+        """Raises ShapeError unless x has the dims and features that this layer was built for."""
+        dim_fits = x.dim() in (2, 3) if self.dims == 1 else x.dim() == self.dims + 2
+        if not dim_fits or x.shape[1] != self.num_features:
+            expected = _SHAPES[self.dims].format(c=self.num_features)
+            fix = (
+                f"Build the layer with num_features={x.shape[1]}, or move the features to axis 1."
+                if dim_fits
+                else "Build the layer with dims=1 for (N, C) and (N, C, L), 2 for images, 3 for volumes."
+            )
+            raise ShapeError(f"{type(self).__name__} expected input {expected}, got {tuple(x.shape)}. {fix}")
+
+    def check_values(self, x: Tensor, values: int, minimum: int, fix: str) -> None:
+        """Raises ShapeError if a statistic over so few values of a record would erase the record."""
+        if values < minimum:
+            raise ShapeError(
+                f"{type(self).__name__} normalises over {values} value(s) of a record of shape {tuple(x.shape[1:])}; "
+                f"expected at least {minimum}. {fix}"
+            )
+
+    def per_channel(self, x: Tensor, values_C: Tensor) -> Tensor:
+        """(C,) as a view that broadcasts against x."""
+        return values_C.view(1, -1, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        affine = "" if self.weight is not None else ", affine=False"
+        return f"{self.num_features}, dims={self.dims}, eps={self.eps:g}{affine}"
+
+
+class NormDrift(NamedTuple):
+    """How far the activations of one layer have moved, in plain numbers. nan: not known yet.
+
+    distance: mean over channels of (shift of the mean / std)^2 + (log ratio of variances)^2 / 2, of the recent records
+        against the running moments; `usual`: the same where nothing drifts.
+    clipped: share of the channels that the limits of the layer cut in the last training batch.
+    """
+
+    distance: float
+    usual: float
+    clipped: float
+
+
+class StatefulNorm(Norm):
+    """A layer that remembers moments. `frozen` stops them in train mode too (see maintenance.freeze)."""
+
+    frozen: bool = False
+
+    @property
+    def learning(self) -> bool:
+        """Whether this forward pass may move the moments."""
+        return self.training and not self.frozen
+
+    def normalise(self, x: Tensor) -> Tensor:
+        # An empty batch takes the inference path in training too: nothing to learn, and nothing moves.
+        return self.normalise_batch(x) if self.training and len(x) else self.normalise_inference(x)
+
+    def normalise_batch(self, x: Tensor) -> Tensor:
+        """Training: N >= 1."""
+        raise NotImplementedError
+
+    def normalise_inference(self, x: Tensor) -> Tensor:
+        """Each record by what is remembered; changes nothing."""
+        raise NotImplementedError
+
+    def moments_input(self, x: Tensor) -> Tensor:
+        """What the moments are taken of: x itself, or x after a normalisation of each record."""
+        return x
+
+    def set_moments(self, mean_C: Tensor, var_C: Tensor, n_records: int) -> None:
+        """Take over moments that were measured elsewhere, as if `n_records` had been seen."""
+        raise NotImplementedError
+
+    def drift(self) -> NormDrift:
+        """Cheap: a few sums over channels, computed when asked."""
+        return NormDrift(float("nan"), float("nan"), float("nan"))
