@@ -11,7 +11,7 @@ __all__ = ["BINS", "PROBABILITY_MIN", "ClassOutcomes", "Guesses", "NumberOutcome
 
 BINS = 1024
 PROBABILITY_MIN = 1e-15  # log_loss never sees less: one sure mistake costs 34.5, not infinity
-ODDS_MIN = 1e-300  # keeps the logarithm finite; far beyond any odds that a model means
+ODDS_MIN = 1e-300  # keeps the quotient and its logarithm finite; far beyond any odds that a model means
 
 # Log odds t are binned by t / (|t| + 4): fine where most predictions are (a step of .002 in probability at 1/2), and
 # yet no end of the scale: odds of 1e8 and 1e9 to one are still 12 bins apart. A plain grid on probabilities would put
@@ -23,24 +23,21 @@ ODDS_KNEE = 4.0
 class Guesses:
     """Per record: was the guessed class wrong, and what did the truth cost."""
 
-    wrong_N: np.ndarray  # float64, 1 wrong, 0 right
+    error_N: np.ndarray  # float64, 1 wrong, 0 right
     loss_N: np.ndarray  # -log of the probability given to the true class
-
-    @property
-    def error_N(self) -> np.ndarray:
-        return self.wrong_N
 
 
 def log_loss(p_true_N: np.ndarray) -> np.ndarray:
-    return -np.log(np.clip(p_true_N, PROBABILITY_MIN, 1 - PROBABILITY_MIN))
+    """Of the probabilities given to what came true; clipped, see PROBABILITY_MIN."""
+    return -np.log(np.minimum(np.maximum(p_true_N, PROBABILITY_MIN), 1 - PROBABILITY_MIN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassOutcomes(Guesses):
     """And which cells of the tables each record is in. Of equally likely classes the first one counts as guessed."""
 
-    confused_N1: np.ndarray  # flat index into the confusion matrix (K true, K guessed)
-    binned_NC: np.ndarray  # flat index into (curves, 2, B), one for each curve: a single one if K = 2, else K
+    confused: np.ndarray  # (N,) flat index into the confusion matrix (K true, K guessed)
+    binned: np.ndarray  # (N * curves,) flat index into (curves, 2, B); one curve if K = 2, else K
 
     @classmethod
     def of(cls, y_N: np.ndarray, p_NK: np.ndarray) -> "ClassOutcomes":
@@ -48,22 +45,22 @@ class ClassOutcomes(Guesses):
         if classes == 2:
             guess_N = (p_NK[:, 1] > p_NK[:, 0]).astype(np.int64)
             # The other column, not 1 - p: near 1 that difference has lost all digits.
-            binned_NC = y_N[:, None] * BINS + _bins(p_NK[:, 1:], p_NK[:, :1])
+            binned = y_N * BINS + _bins(p_NK[:, 1], p_NK[:, 0])
         else:
             guess_N = p_NK.argmax(axis=1)
             curves = np.arange(classes)
-            binned_NC = (2 * curves + (y_N[:, None] == curves)) * BINS + _bins(p_NK, 1 - p_NK)
+            binned = ((2 * curves + (y_N[:, None] == curves)) * BINS + _bins(p_NK, 1 - p_NK)).reshape(-1)
         return cls(
-            wrong_N=(guess_N != y_N).astype(np.float64),
+            error_N=(guess_N != y_N).astype(np.float64),
             loss_N=log_loss(p_NK[np.arange(n), y_N]),
-            confused_N1=(y_N * classes + guess_N)[:, None],
-            binned_NC=binned_NC,
+            confused=y_N * classes + guess_N,
+            binned=binned,
         )
 
 
 def _bins(p: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """Bin of each probability by its odds against the rest; monotone in p."""
-    log_odds = np.log(np.maximum(p, ODDS_MIN)) - np.log(np.maximum(rest, ODDS_MIN))
+    log_odds = np.log(np.maximum(p, ODDS_MIN) / np.maximum(rest, ODDS_MIN))
     position = log_odds / (np.abs(log_odds) + ODDS_KNEE)  # within (-1, 1)
     return ((position + 1) * (BINS / 2)).astype(np.int64)
 

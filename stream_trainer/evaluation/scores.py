@@ -11,14 +11,13 @@ import math
 
 import numpy as np
 
-from stream_trainer.evaluation.memory import Memory
+from stream_trainer.contracts import Stateful
+from stream_trainer.evaluation.memory import Memory, WeightTable
 from stream_trainer.evaluation.outcomes import BINS, ClassOutcomes, Guesses, NumberOutcomes
+from stream_trainer.evaluation.parts import capture_parts, restore_parts
 from stream_trainer.types import State
 
 __all__ = ["ClassScores", "NumberScores", "Rates"]
-
-# Weights that have faded this far are dropped: as denormal numbers they would slow every later step, for ever.
-FORGOTTEN = 1e-200
 
 
 class Rates:
@@ -26,67 +25,61 @@ class Rates:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._sums = np.zeros(3)  # weight, wrong, loss
+        self._weight = self._wrong = self._loss = 0.0
 
     def update(self, guesses: Guesses) -> None:
-        n = len(guesses.wrong_N)
-        weights_N = self._memory.weights(n)
-        self._sums *= self._memory.kept(n)
-        self._sums += (weights_N.sum(), weights_N @ guesses.wrong_N, weights_N @ guesses.loss_N)
+        n = len(guesses.error_N)
+        weights_N, kept = self._memory.weights(n), self._memory.kept(n)
+        self._weight = kept * self._weight + float(weights_N.sum())
+        self._wrong = kept * self._wrong + float(weights_N @ guesses.error_N)
+        self._loss = kept * self._loss + float(weights_N @ guesses.loss_N)
 
     def values(self) -> dict[str, float]:
-        weight, wrong, loss = self._sums.tolist()
-        if not weight:
+        if not self._weight:
             return {"accuracy": math.nan, "log_loss": math.nan}
-        return {"accuracy": 1 - wrong / weight, "log_loss": loss / weight}
+        return {"accuracy": 1 - self._wrong / self._weight, "log_loss": self._loss / self._weight}
 
     def capture(self) -> State:
-        return State(arrays={"sums": self._sums.copy()})
+        return State(values={"weight": self._weight, "wrong": self._wrong, "loss": self._loss})
 
     def restore(self, state: State) -> None:
-        self._sums[...] = state.arrays["sums"]
+        self._weight, self._wrong, self._loss = (float(state.values[key]) for key in ("weight", "wrong", "loss"))
 
 
 class ClassScores:
-    """accuracy, log_loss and auc, and the confusion matrix behind them.
+    """accuracy, log_loss and auc, and the confusion matrix.
 
     auc is the area under the ROC curve from binned log odds, ties counted half; for K > 2 the plain mean over the
     classes, each against all others. A class that was never seen, or the only one seen, has no curve; NaN if none has.
     """
 
     def __init__(self, classes: int, memory: Memory) -> None:
-        self._memory = memory
+        self._curves = 1 if classes == 2 else classes
         self._rates = Rates(memory)
-        self._confusion = np.zeros((classes, classes))
-        curves = 1 if classes == 2 else classes
-        self._histogram = np.zeros((curves, 2, BINS))  # curve, is it this class, bin of its log odds
+        self._confusion = WeightTable((classes, classes), memory)
+        self._histogram = WeightTable((self._curves, 2, BINS), memory)  # curve, is it this class, bin of its log odds
 
     @property
     def confusion_KK(self) -> np.ndarray:
         """Weight of the records of each true class (row) by the class guessed (column); a copy."""
-        return self._confusion.copy()
+        return self._confusion.weights()
 
     def update(self, outcomes: ClassOutcomes) -> None:
         self._rates.update(outcomes)
-        n = len(outcomes.wrong_N)
-        weights_N, kept = self._memory.weights(n), self._memory.kept(n)
-        for table, cells_NC in ((self._confusion, outcomes.confused_N1), (self._histogram, outcomes.binned_NC)):
-            if kept < 1:
-                table *= kept
-                table[table < FORGOTTEN] = 0.0
-            np.add.at(table.reshape(-1), cells_NC, weights_N[:, None])
+        self._confusion.add(outcomes.confused)
+        self._histogram.add(outcomes.binned, cells_per_record=self._curves)
 
     def values(self) -> dict[str, float]:
-        return {**self._rates.values(), "auc": _auc(self._histogram)}
+        return {**self._rates.values(), "auc": _auc(self._histogram.weights())}
+
+    def _parts(self) -> dict[str, Stateful]:
+        return {"rates": self._rates, "confusion": self._confusion, "histogram": self._histogram}
 
     def capture(self) -> State:
-        tables = {"confusion": self._confusion.copy(), "histogram": self._histogram.copy()}
-        return State(arrays={**self._rates.capture().arrays, **tables})
+        return capture_parts(self._parts())
 
     def restore(self, state: State) -> None:
-        self._rates.restore(state)
-        self._confusion[...] = state.arrays["confusion"]
-        self._histogram[...] = state.arrays["histogram"]
+        restore_parts(self._parts(), state)
 
 
 def _auc(histogram: np.ndarray) -> float:
@@ -106,41 +99,46 @@ class NumberScores:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._sums = np.zeros(3)  # weight, absolute error, squared error
-        self._label = np.zeros(2)  # mean, and summed squared deviation from it: no difference of large numbers
+        self._weight = self._absolute = self._squared = 0.0
+        self._mean = self._deviation = 0.0  # of the labels: no difference of large numbers is ever taken
 
     def update(self, outcomes: NumberOutcomes) -> None:
         n = len(outcomes.error_N)
         if n == 0:
             return
         weights_N, kept = self._memory.weights(n), self._memory.kept(n)
-        error_N, y_N = outcomes.error_N, outcomes.y_N
+        weight, old_weight = float(weights_N.sum()), kept * self._weight
+        self._weight = weight + old_weight
+        self._absolute = kept * self._absolute + float(weights_N @ outcomes.error_N)
+        self._squared = kept * self._squared + float(weights_N @ outcomes.error_N**2)
 
-        weight, old_weight = float(weights_N.sum()), kept * self._sums[0]
-        mean = float(weights_N @ y_N) / weight
-        deviation = float(weights_N @ (y_N - mean) ** 2)
-        step = mean - self._label[0]
-        total = weight + old_weight
-        self._label[0] += step * weight / total
-        self._label[1] = kept * self._label[1] + deviation + step * step * weight * old_weight / total
-
-        self._sums *= kept
-        self._sums += (weight, weights_N @ error_N, weights_N @ (error_N * error_N))
+        mean = float(weights_N @ outcomes.y_N) / weight
+        within = float(weights_N @ (outcomes.y_N - mean) ** 2)
+        step = mean - self._mean
+        self._mean += step * weight / self._weight
+        self._deviation = kept * self._deviation + within + step * step * weight * old_weight / self._weight
 
     def values(self) -> dict[str, float]:
-        weight, absolute, squared = self._sums.tolist()
-        if not weight:
+        if not self._weight:
             return {"mae": math.nan, "rmse": math.nan, "r2": math.nan}
-        deviation = float(self._label[1])
         return {
-            "mae": absolute / weight,
-            "rmse": math.sqrt(squared / weight),
-            "r2": 1 - squared / deviation if deviation > 0 else math.nan,
+            "mae": self._absolute / self._weight,
+            "rmse": math.sqrt(self._squared / self._weight),
+            "r2": 1 - self._squared / self._deviation if self._deviation > 0 else math.nan,
         }
 
     def capture(self) -> State:
-        return State(arrays={"sums": self._sums.copy(), "label": self._label.copy()})
+        return State(
+            values={
+                "weight": self._weight,
+                "absolute": self._absolute,
+                "squared": self._squared,
+                "mean": self._mean,
+                "deviation": self._deviation,
+            }
+        )
 
     def restore(self, state: State) -> None:
-        self._sums[...] = state.arrays["sums"]
-        self._label[...] = state.arrays["label"]
+        self._weight, self._absolute, self._squared, self._mean, self._deviation = (
+            float(state.values[key]) for key in ("weight", "absolute", "squared", "mean", "deviation")
+        )
