@@ -37,6 +37,10 @@ class Stateful(Protocol):
 class Source(Protocol):
     """A log that is pulled, from positions that we keep."""
 
+    @property
+    def exhausted(self) -> bool:
+        """Nothing will ever come again: the end of a file. Never true of a live log."""
+
     def start(self, positions: Positions | None) -> Positions:
         """Connect and seek: to `positions` where they name a partition, to the configured start elsewhere.
 

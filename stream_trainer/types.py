@@ -265,6 +265,28 @@ class State:
     values: Mapping[str, Any] = field(default_factory=dict)  # JSON: str keys, numbers, strings, lists, None
     pickles: Mapping[str, bytes] = field(default_factory=dict)
 
+    @classmethod
+    def join(cls, parts: Mapping[str, "State"]) -> "State":
+        """One state made of several, for a part that consists of parts; `part` takes them out again.
+
+        >>> State.join({"a": State(values={"n": 1})}).part("a").values
+        {'n': 1}
+        """
+        return cls(
+            arrays={f"{name}/{key}": array for name, part in parts.items() for key, array in part.arrays.items()},
+            values={name: dict(part.values) for name, part in parts.items()},
+            pickles={f"{name}/{key}": blob for name, part in parts.items() for key, blob in part.pickles.items()},
+        )
+
+    def part(self, name: str) -> "State":
+        """The state that was joined under `name`. Raises: KeyError if there is none."""
+        own = f"{name}/"
+        return State(
+            arrays={key.removeprefix(own): array for key, array in self.arrays.items() if key.startswith(own)},
+            values=self.values[name],
+            pickles={key.removeprefix(own): blob for key, blob in self.pickles.items() if key.startswith(own)},
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:

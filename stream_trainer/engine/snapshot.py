@@ -1,0 +1,31 @@
+"""Everything learned and the position it was learned up to, as one unit.
+
+A part is whatever implements Stateful; its name says where it goes back. Not here: files (checkpoints/).
+"""
+
+from collections.abc import Mapping
+
+from stream_trainer.contracts import Stateful
+from stream_trainer.errors import CheckpointError
+from stream_trainer.types import Counts, Positions, Snapshot
+
+__all__ = ["capture", "restore"]
+
+
+def capture(parts: Mapping[str, Stateful], positions: Positions, counts: Counts) -> Snapshot:
+    """A copy of all parts between two batches; later batches do not change it."""
+    return Snapshot(
+        positions=dict(positions), counts=counts, parts={name: part.capture() for name, part in parts.items()}
+    )
+
+
+def restore(parts: Mapping[str, Stateful], snapshot: Snapshot) -> None:
+    """Put every part back. Raises CheckpointError if the snapshot has other parts than this run."""
+    missing, unknown = parts.keys() - snapshot.parts.keys(), snapshot.parts.keys() - parts.keys()
+    if missing or unknown:
+        raise CheckpointError(
+            f"The snapshot of step {snapshot.counts.batches} has the parts {sorted(snapshot.parts)}; this run has "
+            f"{sorted(parts)}. Start with the configuration that wrote it, or with another checkpoint.directory."
+        )
+    for name, part in parts.items():
+        part.restore(snapshot.parts[name])

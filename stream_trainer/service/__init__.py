@@ -1,0 +1,1 @@
+"""Connects: reads the configuration, builds the parts, runs the one endless loop."""

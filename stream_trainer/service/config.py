@@ -1,0 +1,256 @@
+"""What a run is: one YAML file, checked whole before anything starts.
+
+Options live beside the class they configure, as frozen dataclasses; here they are only put together. Unknown keys are
+errors that name the known ones. Not here: reading the file (config_text.py), building the parts (wiring.py).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from stream_trainer.engine.drift_monitor import DriftOptions
+from stream_trainer.engine.batcher import BatchPolicy, Growth
+from stream_trainer.errors import ConfigError
+from stream_trainer.models.river_model import RiverOptions
+from stream_trainer.models.torch_model import TorchOptions
+from stream_trainer.schema import ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
+from stream_trainer.service.config_text import read_config_text, redacted
+from stream_trainer.streams.files import FileOptions
+from stream_trainer.streams.kafka_options import KafkaOptions
+
+__all__ = ["CheckpointConfig", "DeadLetterConfig", "RunConfig", "TelemetryConfig", "json_schema", "load_config"]
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+for options in (BatchPolicy, Growth, KafkaOptions, FileOptions, TorchOptions, RiverOptions, DriftOptions):
+    options.__pydantic_config__ = STRICT  # type: ignore[attr-defined]  # how pydantic is told about a plain dataclass
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Strict(BaseModel):
+    model_config = STRICT
+
+
+# ---------------------------------------------------------------- schema
+
+
+class NumberConfig(Strict):
+    optional: bool = False
+
+
+class CategoryConfig(Strict):
+    buckets: int
+    optional: bool = False
+
+
+class FeatureConfig(Strict):
+    """`number`, `{number: {optional: true}}`, `{category: 32}`, `{category: {buckets: 32}}` or `{array: [28, 28]}`."""
+
+    number: NumberConfig | None = None
+    category: CategoryConfig | None = None
+    array: tuple[int, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if value == "number":
+            return {"number": {}}
+        if isinstance(value, dict) and isinstance(value.get("category"), int):
+            return {**value, "category": {"buckets": value["category"]}}
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [kind for kind in ("number", "category", "array") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError("expected exactly one of number, category, array")
+        return self
+
+
+class SchemaConfig(Strict):
+    features: dict[str, FeatureConfig]
+    target: dict[str, Any]
+    record_bytes_max: int = Field(default=1_048_576, ge=1)  # 1 MiB: as much as a Kafka broker accepts by default
+
+    def build(self) -> Schema:
+        features = self.features.items()
+        return Schema(
+            numbers=tuple(NumberFeature(name=n, optional=f.number.optional) for n, f in features if f.number),
+            categories=tuple(
+                CategoryFeature(name=n, buckets=f.category.buckets, optional=f.category.optional)
+                for n, f in features
+                if f.category
+            ),
+            arrays=tuple(ArrayFeature(name=n, shape=f.array) for n, f in features if f.array),
+            target=self._target(),
+        )
+
+    def _target(self) -> Target:
+        forms = "binary, number or {classes: [a, b, ...]}"
+        if len(self.target) != 1:
+            raise ConfigError(f"schema.target: expected one field, as {{field: {forms}}}; found {len(self.target)}.")
+        ((name, kind),) = self.target.items()
+        if kind == "binary":
+            return Target.binary(name)
+        if kind == "number":
+            return Target(name=name, kind=TargetKind.NUMBER)
+        if isinstance(kind, dict) and list(kind) == ["classes"] and isinstance(kind["classes"], list):
+            return Target(name=name, kind=TargetKind.CLASSES, classes=tuple(map(str, kind["classes"])))
+        raise ConfigError(f"schema.target.{name}: expected {forms}; found {kind!r}.")
+
+
+# ---------------------------------------------------------------- the rest
+
+
+def _topics(value: Any) -> Any:
+    """`topic: a` is `topics: [a]`."""
+    if isinstance(value, dict) and "topic" in value:
+        if "topics" in value:
+            raise ValueError("expected topic or topics, found both")
+        value = {**value, "topics": [value["topic"]]}
+        del value["topic"]
+    return value
+
+
+class SourceConfig(Strict):
+    kafka: Annotated[KafkaOptions | None, BeforeValidator(_topics)] = None
+    file: FileOptions | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.kafka is None) == (self.file is None):
+            raise ValueError("expected exactly one of kafka, file")
+        return self
+
+
+class ModelConfig(Strict):
+    torch: TorchOptions | None = None
+    river: RiverOptions | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.torch is None) == (self.river is None):
+            raise ValueError("expected exactly one of torch, river")
+        return self
+
+
+class ScoresConfig(Strict):
+    half_life_records: int = Field(default=10_000, ge=1)  # of the fading scores
+
+
+class CheckpointConfig(Strict):
+    directory: Path
+    every_s: float = Field(default=30, gt=0)
+    keep: int = Field(default=5, ge=1)
+    trusted: bool | Literal["auto"] = "auto"
+
+
+class DeadLetterConfig(Strict):
+    """Where bad records go, and how many of them are too many."""
+
+    file: Path | None = None
+    topic: str | None = None
+    ratio_max: float = Field(default=0.5, gt=0, le=1)
+    window_records: int = Field(default=10_000, ge=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.file is None) == (self.topic is None):
+            raise ValueError("expected exactly one of file, topic")
+        return self
+
+
+class TelemetryConfig(Strict):
+    address: str = "127.0.0.1"
+    port: int = Field(default=9464, ge=0, le=65535)
+
+
+class LimitsConfig(Strict):
+    """How long things may take before someone steps in."""
+
+    stop_s_max: float = Field(default=25, gt=0)  # below the 30 s that Kubernetes waits before it kills
+    turn_s_max: float = Field(
+        default=120, gt=0
+    )  # a loop turn longer than this is stuck: exit, let a supervisor restart
+
+
+class RunConfig(Strict):
+    name: Name
+    source: SourceConfig
+    schema_: SchemaConfig = Field(alias="schema")
+    batch: BatchPolicy = BatchPolicy()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    drift: DriftOptions = DriftOptions()
+    scores: ScoresConfig = ScoresConfig()
+    checkpoint: CheckpointConfig | None = None
+    dead_letters: DeadLetterConfig | None = None
+    telemetry: TelemetryConfig | None = TelemetryConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    def identity(self) -> dict[str, str]:
+        """Part -> hash of what gave its saved state a meaning. How batches are cut or where files lie may change."""
+        dumped = self.model_dump(mode="json", by_alias=True)
+        parts = {"schema": dumped["schema"], "drift": dumped["drift"], "scores": dumped["scores"]}
+        parts["schema"].pop("record_bytes_max")
+        parts.update({f"models.{name}": model for name, model in dumped["models"].items()})
+        return {name: _hash(part) for name, part in parts.items()}
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read, substitute, check. Raises ConfigError that lists every problem with its path."""
+    return check_config(read_config_text(path, overrides), str(path))
+
+
+def check_config(values: dict[str, Any], where: str) -> RunConfig:
+    try:
+        config = RunConfig.model_validate(values)
+        config.schema_.build()
+    except pydantic.ValidationError as error:
+        problems = [f"  {_explain(problem)}" for problem in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: {len(problems)} problem(s)\n" + "\n".join(problems)) from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return config
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the configuration file, for editors."""
+    return RunConfig.model_json_schema()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(map(str, problem["loc"]))
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known_keys(problem["loc"][:-1])
+        return f"{path}: unknown key; known here: {', '.join(known)}"
+    told = problem["type"] in ("missing", "value_error")  # the message says what was found, or nothing was
+    found = "" if told else f"; found {redacted(problem['input'], path)!r}"
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _known_keys(path: Iterable[Any]) -> list[str]:
+    """Walk the JSON Schema to the place where an unknown key stood."""
+    root = json_schema()
+    place = root
+    for key in path:
+        place = _resolved(place, root)
+        place = place.get("properties", {}).get(key) or place.get("additionalProperties") or {}
+    return sorted(_resolved(place, root).get("properties", {}))
+
+
+def _resolved(place: Any, root: dict[str, Any]) -> Any:
+    """Follow `$ref`, and through "this or null" to this."""
+    for option in place.get("anyOf", ()):
+        if option.get("type") != "null":
+            place = option
+            break
+    return root["$defs"][place["$ref"].rpartition("/")[2]] if "$ref" in place else place

@@ -1,0 +1,230 @@
+"""The one endless loop: poll, cut, decode, test, train, save.
+
+Everything here happens on one thread, at our own pace; nothing calls us. A crash between any two lines loses no record
+and teaches none twice, because positions are saved only together with what was learned up to them.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory, Saved
+from stream_trainer.clock import Clock
+from stream_trainer.contracts import DeadLetters, Decoder, Source
+from stream_trainer.engine.bad_records import BadRecordLimit
+from stream_trainer.engine.batcher import Batcher
+from stream_trainer.engine.lifecycle import Lifecycle, LifecycleState
+from stream_trainer.engine.snapshot import capture, restore
+from stream_trainer.engine.trainer import Trainer
+from stream_trainer.errors import CheckpointError, StreamTrainerError
+from stream_trainer.service.observers import Observer
+from stream_trainer.types import Alarm, Counts, ModelReport, Positions, RawBatch, Snapshot, StepReport
+
+__all__ = ["Service"]
+
+log = logging.getLogger(__name__)
+
+POLL_WAIT_S_MAX = 0.25  # how long silence may keep us from noticing a signal
+POLL_RECORDS_MAX = 10_000  # bounds what waits in memory; far above any batch
+
+
+class Service:
+    """One run: from the last checkpoint until told to stop, or until the source is exhausted.
+
+    Args:
+        checkpoints: None keeps nothing: fine for a replay, warned of elsewhere.
+        observers: told of every step and save, on this thread; they must be quick and must not raise.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        decoder: Decoder,
+        batcher: Batcher,
+        trainer: Trainer,
+        checkpoints: CheckpointDirectory | None,
+        checkpoint_every_s: float,
+        dead_letters: DeadLetters,
+        bad_records: BadRecordLimit,
+        observers: Sequence[Observer],
+        clock: Clock,
+    ) -> None:
+        self.source, self.decoder, self.batcher, self.trainer = source, decoder, batcher, trainer
+        self.checkpoints, self.dead_letters, self.bad_records = checkpoints, dead_letters, bad_records
+        self.observers, self.clock = observers, clock
+        self.lifecycle = Lifecycle()
+        self.positions: Positions = {}
+        self.counts = Counts()
+        self._every_s = checkpoint_every_s
+        self._writer = BackgroundWriter(self._save, clock.monotonic_s)
+        self._saved_at_s = clock.monotonic_s()
+        self._saved_batches = 0
+        self._stop_requested = False
+        self._mid_batch = False
+
+    # ------------------------------------------------------------ the whole life
+
+    def run(self) -> None:
+        """Start, learn, save, leave. Raises StreamTrainerError; what was learned before is saved then, too."""
+        try:
+            self._start()
+            self._enter(LifecycleState.RUNNING)
+            while not (self._stop_requested or self.source.exhausted):
+                self._turn()
+            self._enter(LifecycleState.DRAINING)
+            if not self._stop_requested:
+                self._learn_what_is_left()
+            self._save_and_wait()
+            self._enter(LifecycleState.STOPPED)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._close()
+
+    def request_stop(self) -> None:
+        """Finish the batch, save, commit, leave. Records that wait for their batch will be read again."""
+        self._stop_requested = True
+
+    def _start(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.open()
+            snapshot = self.checkpoints.load_newest()
+            if snapshot:
+                restore(self.trainer.parts(), snapshot)
+                self.positions, self.counts = dict(snapshot.positions), snapshot.counts
+                self.batcher.records_seen = self.counts.consumed
+                self._saved_batches = self.counts.batches
+                log.info("continuing after %d batches, %d records", self.counts.batches, self.counts.consumed)
+        self.positions = {**self.positions, **self.source.start(self.positions or None)}
+        for observer in self.observers:
+            observer.started(self.positions, self.counts)
+
+    def _turn(self) -> None:
+        now_s = self.clock.monotonic_s()
+        wait_s = self.batcher.wait_s(now_s=now_s, wait_s_max=POLL_WAIT_S_MAX)
+        for chunk in self.source.poll(wait_s, POLL_RECORDS_MAX):
+            self.batcher.add(chunk, now_s=self.clock.monotonic_s())
+        while not self._stop_requested and (raw := self.batcher.take(now_s=self.clock.monotonic_s())):
+            self._learn(raw)
+            self._checkpoint_if_due()
+        self._checkpoint_if_due()
+        for observer in self.observers:
+            observer.turned()
+
+    # ------------------------------------------------------------ one batch
+
+    def _learn(self, raw: RawBatch) -> None:
+        """Steps 3 and 4 of a record's journey. Between start and end the state is of no position: never saved."""
+        self._mid_batch = True
+        started_s = self.clock.monotonic_s()
+        decoded = self.decoder.decode(raw)
+        if decoded.rejects:
+            self.dead_letters.write(decoded.rejects)
+        models: dict[str, ModelReport] = {}
+        alarms: tuple[Alarm, ...] = ()
+        if len(decoded.batch):  # a batch of rejects alone still moves the position
+            models, alarms = self.trainer.step(decoded.batch)
+        self.positions.update(raw.next_offsets)
+        self.counts = Counts(
+            batches=self.counts.batches + 1,
+            consumed=self.counts.consumed + len(raw),
+            learned=self.counts.learned + len(decoded.batch),
+            dead_lettered=self.counts.dead_lettered + len(decoded.rejects),
+            skipped=self.counts.skipped + decoded.n_tombstones,
+        )
+        self._mid_batch = False
+        report = StepReport(
+            batch_records=len(decoded.batch),
+            batch_bytes=sum(len(value) for chunk in raw.chunks for value in chunk.values if value),
+            closed_by=raw.closed_by,
+            rejects=decoded.rejects,
+            n_tombstones=decoded.n_tombstones,
+            next_offsets=self.positions,
+            timestamp_ms_N=decoded.batch.timestamp_ms_N,
+            models=models,
+            alarms=alarms,
+            counts=self.counts,
+        )
+        step_s = self.clock.monotonic_s() - started_s
+        for observer in self.observers:
+            observer.stepped(report, step_s)
+        self.bad_records.observe(records=len(raw), rejected=len(decoded.rejects))
+
+    def _learn_what_is_left(self) -> None:
+        while raw := self.batcher.take(now_s=self.clock.monotonic_s(), drain=True):
+            self._learn(raw)
+
+    # ------------------------------------------------------------ saving
+
+    def _checkpoint_if_due(self) -> None:
+        """Make what was learned durable. A crash between any two steps loses no record and teaches none twice."""
+        if saved := self._writer.collect():
+            self._committed(saved)
+        due = self.clock.monotonic_s() - self._saved_at_s >= self._every_s
+        if self.checkpoints and due and not self._writer.busy and self.counts.batches > self._saved_batches:
+            self._start_save()
+
+    def _start_save(self) -> None:
+        snapshot = capture(self.trainer.parts(), self.positions, self.counts)  # 1. state and positions, together
+        self.dead_letters.flush()  # 2. before we promise never to read those records again
+        self._writer.start(snapshot)  # 3. in a thread: files, fsync, rename; the truth changes there, at once
+        self._saved_at_s = self.clock.monotonic_s()
+
+    def _committed(self, saved: Saved) -> None:
+        if saved.error is None:
+            self._saved_batches = saved.snapshot.counts.batches
+            self.source.commit(saved.snapshot.positions)  # 4. Kafka's copy, for lag tools; we seek from the snapshot
+        else:
+            log.error("checkpoint not saved, learning goes on: %s", saved.error)
+        for observer in self.observers:
+            observer.saved(saved)  # 5. last, so that no gauge claims what is not on disk
+
+    def _save(self, snapshot: Snapshot) -> int:
+        assert self.checkpoints is not None
+        return self.checkpoints.save(snapshot, saved_at_s=self.clock.wall_s())
+
+    def _save_and_wait(self) -> None:
+        if saved := self._writer.collect(wait=True):
+            self._committed(saved)
+        if self.checkpoints and self.counts.batches > self._saved_batches:
+            self._start_save()
+            if saved := self._writer.collect(wait=True):
+                self._committed(saved)
+                if saved.error:
+                    raise CheckpointError(
+                        f"{self.checkpoints.path}: the last checkpoint could not be saved ({saved.error}). The one "
+                        "before is intact; after a restart the records since are read and learned again."
+                    ) from saved.error
+        self.dead_letters.flush()
+
+    # ------------------------------------------------------------ the end
+
+    def _fail(self, error: BaseException) -> None:
+        """Save if the state is that of a position: a refusal from outside must not cost what was learned."""
+        if (
+            isinstance(error, StreamTrainerError)
+            and not self._mid_batch
+            and self.lifecycle.state is LifecycleState.RUNNING
+        ):
+            try:
+                self._save_and_wait()
+            except Exception as second:
+                log.error("could not save while failing: %s", second)
+        self._enter(LifecycleState.FAILED)
+
+    def _enter(self, state: LifecycleState) -> None:
+        self.lifecycle.enter(state)
+        for observer in self.observers:
+            observer.entered(state)
+
+    def _close(self) -> None:
+        for close in (
+            self.source.close,
+            self.dead_letters.close,
+            *([self.checkpoints.close] if self.checkpoints else []),
+        ):
+            try:
+                close()
+            except Exception:
+                log.exception("while closing")

@@ -1,0 +1,65 @@
+"""From the loop's events to Prometheus series. Counters per batch; whatever costs more, once a second."""
+
+from stream_trainer.checkpoints import Saved
+from stream_trainer.clock import Clock
+from stream_trainer.engine.lifecycle import LifecycleState
+from stream_trainer.service.loop import Service
+from stream_trainer.service.observers import Observer
+from stream_trainer.telemetry.health import Heartbeat
+from stream_trainer.telemetry.metrics import Metrics
+from stream_trainer.types import Counts, Positions, StepReport
+
+__all__ = ["MetricsObserver"]
+
+EVERY_S = 1.0  # scores, lags and drift scores: scraped every 15 s as a rule
+
+
+class MetricsObserver(Observer):
+    """Feeds `metrics`, and the heartbeat that the watchdog and /livez judge."""
+
+    def __init__(self, metrics: Metrics, heartbeat: Heartbeat, clock: Clock) -> None:
+        self.metrics, self.heartbeat, self._clock = metrics, heartbeat, clock
+        self._looked_s = -EVERY_S
+        self.service: Service | None = None  # set once it exists
+
+    def started(self, positions: Positions, counts: Counts) -> None:
+        self.heartbeat.beat()
+        self._look()
+
+    def entered(self, state: LifecycleState) -> None:
+        self.metrics.observe_lifecycle(state.name)
+        if state in (LifecycleState.DRAINING, LifecycleState.FAILED):
+            self._look()
+
+    def stepped(self, report: StepReport, step_s: float) -> None:
+        self.heartbeat.beat()
+        self.metrics.observe_step(report, step_s=step_s, now_wall_s=self._clock.wall_s())
+
+    def turned(self) -> None:
+        self.heartbeat.beat()
+        if self._clock.monotonic_s() - self._looked_s >= EVERY_S:
+            self._look()
+
+    def saved(self, saved: Saved) -> None:
+        if saved.error is not None:
+            self.metrics.checkpoint_failed()
+            return
+        self.metrics.checkpoint_saved(
+            step=saved.snapshot.counts.batches,
+            seconds=saved.seconds,
+            n_bytes=saved.size_bytes,
+            now_wall_s=self._clock.wall_s(),
+        )
+
+    def _look(self) -> None:
+        if self.service is None:
+            return
+        self._looked_s = self._clock.monotonic_s()
+        source, trainer = self.service.source, self.service.trainer
+        self.metrics.observe_lags(source.lags())
+        self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
+        for signal, scores in trainer.drift.scores().items():
+            self.metrics.observe_drift_scores(signal, scores)
+        inner = getattr(source, "inner", source)
+        if hasattr(inner, "rebuilds"):  # only a source that can lose its connection counts such things
+            self.metrics.observe_source(rebuilds=inner.rebuilds, retriable_errors=inner.retriable_errors)

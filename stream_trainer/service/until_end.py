@@ -1,0 +1,58 @@
+"""A live log read like a file: up to where it ended when we started."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from stream_trainer.contracts import Source
+from stream_trainer.types import Positions, RecordChunk
+
+__all__ = ["UntilEnd"]
+
+
+class UntilEnd:
+    """Hides every record beyond the end offsets found at start, and is exhausted once all of them are reached."""
+
+    def __init__(self, source: Source) -> None:
+        self.inner = source
+        self._ends: Positions = {}
+        self._positions: Positions = {}
+
+    @property
+    def exhausted(self) -> bool:
+        return all(self._positions[partition] >= end for partition, end in self._ends.items())
+
+    def start(self, positions: Positions | None) -> Positions:
+        started = self.inner.start(positions)
+        self._positions, self._ends = dict(started), self.inner.end_offsets()
+        return started
+
+    def poll(self, wait_s: float, records_max: int) -> Sequence[RecordChunk]:
+        kept = []
+        for chunk in self.inner.poll(wait_s, records_max):
+            self._positions[chunk.partition] = chunk.next_offset  # of the log, not of what we keep: gaps count
+            clipped = self._clipped(chunk)
+            if clipped is not None:
+                kept.append(clipped)
+        return kept
+
+    def end_offsets(self) -> Positions:
+        return dict(self._ends)
+
+    def lags(self) -> Positions:
+        return {partition: max(0, end - self._positions[partition]) for partition, end in self._ends.items()}
+
+    def commit(self, positions: Positions) -> None:
+        self.inner.commit(positions)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _clipped(self, chunk: RecordChunk) -> RecordChunk | None:
+        """What of `chunk` lies before the end: all, a part, or nothing; a partition found later has none."""
+        end = self._ends.get(chunk.partition, 0)
+        if chunk.next_offset <= end:
+            return chunk
+        n = bisect_left(chunk.offsets, end)
+        if n < len(chunk):
+            return chunk.split(n)[0] if n else None
+        return chunk
