@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.errors import ConfigError, ShapeError
-from stream_trainer.norms.moments import full_precision, wide
+from stream_trainer.norms.moments import WideModule, full_precision, wide
 
 __all__ = ["Norm", "NormDrift", "StatefulNorm"]
 
 _SHAPES = {1: "(N, {c}) or (N, {c}, L)", 2: "(N, {c}, H, W)", 3: "(N, {c}, D, H, W)"}
 
 
-class Norm(nn.Module):
+class Norm(WideModule):
     """Base of all layers here.
 
     Input and output: (N, C) or (N, C, L) for dims 1, (N, C, H, W) for dims 2, (N, C, D, H, W) for dims 3.

@@ -43,7 +43,7 @@ class BatchNorm(StatefulNorm):
             raise ShapeError(
                 f"BatchNorm cannot train on input {tuple(x.shape)}: expected 2 or more values per channel, got "
                 f"{n * positions}: a single value has no variance. Use norm `adaptive_batch_renorm`, `layer` or "
-                "`group`, which take batches of any size; convert_norms(model, name) exchanges the layers of a built network."
+                "`group`, which take batches of any size; convert_norms(model, name) exchanges the layers of a network."
             )
         if not self.learning:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)

@@ -2,8 +2,8 @@
 
 Shape suffixes: N = records in the batch, C = features (channels), P = positions of one record (1 in dense layers, H*W
 of an image). Record i of n weighs q^(n-1-i) in arrival order, its positions share that weight, and the whole memory
-before the batch is multiplied by q^n: merging a batch is then exactly n merges of one record. A plain batch mean is not:
-for a memory of 64 records it is .15 standard deviations off at n = 64.
+before the batch is multiplied by q^n: merging a batch is then exactly n merges of one record. A plain batch mean is
+not: for a memory of 64 records it is .15 standard deviations off at n = 64.
 
 A memory is named by its half-life h in records: q = 2^(-1/h). Papers and torch speak of a weight a of the newest value
 (q = 1 - a), or of a time constant 1/a: `half_life_of(time_constant_records=1024)` is 709.4, of 64 is 44.0.
@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from stream_trainer.errors import ConfigError, ShapeError
 __all__ = [
     "Decay",
     "RunningMoments",
+    "WideModule",
     "decay_of_batch",
     "full_precision",
     "half_life_of",
@@ -117,7 +118,29 @@ def merge_moments_(
     var.lerp_(batch_var, w.expand_as(var)).addcmul_(moved, step - moved)  # w(1-w) step^2: the variance between
 
 
-class RunningMoments(nn.Module):
+class WideModule(nn.Module):
+    """A module whose numbers no cast narrows: `.half()` leaves them in float32, the buffers in `exact` as they are.
+
+    Moments in float16 overflow, and in bfloat16 they stop moving: a step of 1/1000 of a value is below its digits.
+    """
+
+    exact: ClassVar[tuple[str, ...]] = ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = [getattr(self, name) for name in self.exact]
+
+        def wide_fn(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point():
+                return moved
+            as_is = any(tensor is other for other in exact)
+            dtype = tensor.dtype if as_is else torch.promote_types(moved.dtype, torch.float32)
+            return moved if moved.dtype == dtype else tensor.to(moved.device, dtype)
+
+        return super()._apply(wide_fn, recurse)
+
+
+class RunningMoments(WideModule):
     """Mean and variance per feature of all records seen, older ones counting less: exact for any cut into batches.
 
     Buffers: mean (C,), var (C,), both float32 or wider; n_records (), int64, records seen; weight () or (C,), float64,
@@ -135,6 +158,7 @@ class RunningMoments(nn.Module):
     (True, 3)
     """
 
+    exact = ("weight",)
     mean: Tensor
     var: Tensor
     weight: Tensor
@@ -239,16 +263,6 @@ class RunningMoments(nn.Module):
         nothing = (before == 0) & (mass == 0)
         self.mean.masked_fill_(nothing, 0)
         self.var.masked_fill_(nothing, 1)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningMoments":
-        """`.to(device)` moves the moments; `.half()` does not narrow them below float32, nor the weight at all."""
-
-        def wide(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            dtype = tensor.dtype if tensor is self.weight else torch.promote_types(moved.dtype, torch.float32)
-            return moved if moved.dtype == dtype or tensor is self.n_records else tensor.to(moved.device, dtype)
-
-        return super()._apply(wide, recurse)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, half_life_records={self.half_life_records}, prior_records={self.prior_records}"

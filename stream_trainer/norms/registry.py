@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from stream_trainer.errors import ConfigError
+from stream_trainer.norms.adaptive_batch_renorm import AdaptiveBatchRenorm
 from stream_trainer.norms.base import Norm
 from stream_trainer.norms.batch import BatchNorm
 from stream_trainer.norms.batch_renorm import BatchRenorm
@@ -21,6 +22,7 @@ NORMS: Mapping[str, Callable[..., Norm]] = MappingProxyType(
         "instance": InstanceNorm,
         "group": GroupNorm,
         "batch_renorm": BatchRenorm,
+        "adaptive_batch_renorm": AdaptiveBatchRenorm,
     }
 )
 """Name in the configuration -> class; each is called with (num_features, dims=1|2|3, **options)."""

@@ -1,0 +1,264 @@
+"""Adaptive batch renormalisation: the layer of this project, for streams that drift and batches of any size.
+
+LayerNorm on each record, then Batch Renorm on moments of two horizons, blended by their distance. Training and
+inference use one formula, with the moments from before the batch:
+
+    u = (x - mean_record) / std_record            y = weight * xhat + bias,  xhat = (u - mean) / std
+    mean = mean_slow + share (mean_fast - mean_slow), var likewise
+
+`share` is near 0 at rest and grows to 1 while the fast moments leave the slow ones by more than they usually do; a
+floor under it is learned from the gradient. What batch norm gets from its batch statistic, a gradient without the
+directions along 1 and xhat, is done here in the backward pass, as far as the batch can tell: the gradient is regressed
+on (1, xhat) with the batch's moments shrunk to (0, 1), more so the fewer independent values they have. With one value
+there is hardly a projection, and the gradient lives; from four on it is Batch Renorm's.
+
+Suffixes: N = records, C = channels, P = positions of a record, H = horizons (slow, fast).
+Source: this project; the experiments behind each constant are in docs/norms.md.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stream_trainer.errors import ConfigError
+from stream_trainer.norms.base import NormDrift, StatefulNorm
+from stream_trainer.norms.horizons import TwoHorizonMoments
+
+__all__ = ["AdaptiveBatchRenorm"]
+
+SHIFT_MAX = 5.0  # mean of a batch, in running standard deviations: beyond, the channel is shifted back
+SHRINKAGE = (
+    0.75  # weight of the prior (0, 1) against (values in the batch)^2: 3/4 at one value, .32 at two, .01 at four
+)
+CORRELATION_PART = 3.0  # only a third of the measured correlation counts against the values of a batch
+DRIFT_RATIO = 2.0  # horizons twice as far apart as usual are a drift
+SIZE_MEMORY = 0.998  # per record, for the usual size of a batch
+FLOOR_MEMORY = 0.99  # per record, for the power of the floor's gradient
+FLOOR_LOGIT_START, FLOOR_LOGIT_MIN, FLOOR_LOGIT_MAX = -3.0, -5.0, 4.0
+
+
+class _Control(NamedTuple):
+    """The scalars of one layer, between batches. Drift is judged by the layer as a whole: one channel is too noisy."""
+
+    log_distance: float = 0.0  # running mean of ln(distance between the horizons): what is usual
+    correlation: float = 0.0  # between records of one batch: 0 shuffled, large where classes come in blocks
+    records_paired: float = 0.0  # records behind `correlation`: those that came with others
+    share: float = 0.0  # of the fast moments in the next batch
+    usual_n: float = 0.0  # records a batch has usually; 0: none seen
+    floor_logit: float = FLOOR_LOGIT_START
+    floor_power: float = 0.0  # running mean square of the floor's gradient
+
+
+class AdaptiveBatchRenorm(StatefulNorm):
+    """Adaptive batch renormalisation; formula above.
+
+    A batch of one gives gradient to lower layers in dense nets too: at n = 1 it is 3 g / (4 + xhat^2) / std times the
+    damping, never zero, and records far out weigh less.
+
+    Args:
+        half_life_records_slow, half_life_records_fast: the two memories (time constants of 1024 and 64 records).
+        learn_floor: step of the learned floor under the share of the fast moments; 0: no floor.
+        per_record: "layer", or "none" where a record has fewer than 8 values: of two values LayerNorm leaves a sign.
+        damping: "batch" multiplies the gradient to lower layers by n/(n+1) sqrt(min(1, n / usual n)), for optimisers
+            that step alike whatever n (SGD, Adam); "none" for one that counts records itself (stream_adamw): with
+            both, small batches are damped twice.
+
+    The scalars of the layer are taken to the host once in forward and once in backward: free on a CPU; on another
+    device it waits for the batch. In training, `backward` moves state too (floor, usual n).
+
+    >>> layer = AdaptiveBatchRenorm(16)
+    >>> x_NC = torch.arange(16.0).reshape(1, 16).requires_grad_()
+    >>> layer(x_NC).square().sum().backward()
+    >>> bool(x_NC.grad.abs().sum() > 0), int(layer.moments.n_records)
+    (True, 1)
+    """
+
+    exact = ("control",)
+    control: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        dims: int = 1,
+        half_life_records_slow: float = 709.4,
+        half_life_records_fast: float = 44.0,
+        learn_floor: float = 0.1,
+        per_record: Literal["layer", "none"] = "layer",
+        damping: Literal["batch", "none"] = "batch",
+        eps: float = 1e-5,
+        affine: bool = True,
+    ) -> None:
+        super().__init__(num_features, dims=dims, eps=eps, affine=affine)
+        if per_record not in ("layer", "none") or damping not in ("batch", "none"):
+            raise ConfigError(
+                f"adaptive_batch_renorm: per_record is {per_record!r}, damping {damping!r}; "
+                "expected per_record layer or none, and damping batch or none."
+            )
+        if learn_floor < 0:
+            raise ConfigError(f"adaptive_batch_renorm: learn_floor is {learn_floor}; expected 0 (off) or more.")
+        self.learn_floor, self.per_record, self.damping = learn_floor, per_record, damping
+        self.moments = TwoHorizonMoments(
+            num_features, half_life_records_slow=half_life_records_slow, half_life_records_fast=half_life_records_fast
+        )
+        self.register_buffer("control", torch.tensor(_Control(), dtype=torch.float64))
+        self._last_shift: Tensor | None = None
+
+    def moments_input(self, x: Tensor) -> Tensor:
+        """u: x after the normalisation of each record."""
+        if self.per_record == "none":
+            return x
+        values = x.shape[1:].numel()
+        self.check_values(x, values, 2, "Build the layer with per_record='none'.")
+        return torch.native_layer_norm(x, x.shape[1:], None, None, self.eps)[0]
+
+    def normalise_inference(self, x: Tensor) -> Tensor:
+        share = self.control[3].to(self.moments.mean.dtype)
+        mean, var = (
+            torch.lerp(slow_fast[0], slow_fast[1], share) for slow_fast in (self.moments.mean, self.moments.var)
+        )
+        return F.batch_norm(self.moments_input(x), mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def normalise_batch(self, x: Tensor) -> Tensor:
+        if self.per_record == "layer":
+            self.check_values(x, x.shape[1:].numel(), 2, "Build the layer with per_record='none'.")
+        return _AdaptiveRenorm.apply(x, self.weight, self.bias, self)
+
+    # ------------------------------------------------------------ state, moved by _AdaptiveRenorm
+
+    def read_control(self) -> _Control:
+        return _Control(*self.control.tolist())
+
+    def write_control(self, control: _Control) -> None:
+        self.control.copy_(torch.from_numpy(np.array(control)))
+
+    def observe(self, control: _Control, batch: Any, shift_C: Tensor, n: int) -> _Control:
+        """Learn from the forward pass of a batch: correlation, moments, and the share for the next batch."""
+        memory_slow = -math.log(2) / self.moments.half_lives[0]
+        correlation, paired = control.correlation, control.records_paired
+        if n >= 2:
+            # Means of n independent records have variance 1/n; what is above comes from their correlation.
+            z2 = min(1.0, float(torch.dot(shift_C, shift_C)) / len(shift_C))
+            paired += n
+            correlation += _mean_weight(n, paired, memory_slow) * ((n * z2 - 1) / (n - 1) - correlation)
+        self.moments.merge(batch, n)
+        n_records = int(self.moments.n_records)
+        distance = float(self.moments.distance(self.eps))
+        weight = _mean_weight(n, n_records, memory_slow)
+        log_distance = control.log_distance + weight * (math.log(distance) - control.log_distance)
+        share = max(self._floor(control.floor_logit), 1 - DRIFT_RATIO * math.exp(log_distance) / distance)
+        return control._replace(log_distance=log_distance, correlation=correlation, records_paired=paired, share=share)
+
+    def _floor(self, logit: float) -> float:
+        return 1 / (1 + math.exp(-logit)) if self.learn_floor else 0.0
+
+    def damp(self, control: _Control, n: int) -> tuple[_Control, float]:
+        """Share of the gradient that goes on to lower layers, and the usual n, this batch included."""
+        if self.damping == "none":
+            return control, 1.0
+        usual_n = control.usual_n
+        if self.learning:
+            usual_n = usual_n + (1 - SIZE_MEMORY**n) * (n - usual_n) if usual_n else float(n)
+        return control._replace(usual_n=usual_n), n / (n + 1) * math.sqrt(min(1.0, n / (usual_n or n)))
+
+    def learn_floor_from(self, control: _Control, gradient: float, n: int) -> _Control:
+        """One step down the loss, normalised by the power of its gradient: `gradient` is dL/dshare."""
+        power = control.floor_power + (1 - FLOOR_MEMORY**n) * (gradient**2 - control.floor_power)
+        logit = control.floor_logit - self.learn_floor * math.sqrt(n) * gradient / math.sqrt(power + 1e-20)
+        return control._replace(floor_power=power, floor_logit=min(FLOOR_LOGIT_MAX, max(FLOOR_LOGIT_MIN, logit)))
+
+    # ------------------------------------------------------------ from outside
+
+    def set_moments(self, mean_C: Tensor, var_C: Tensor, n_records: int) -> None:
+        self.moments.set(mean_C, var_C, n_records)
+
+    def drift(self) -> NormDrift:
+        """Between the horizons; both numbers contain the noise of a stream at rest."""
+        if self._last_shift is None:
+            return super().drift()
+        distance = float(self.moments.distance(self.eps))
+        clipped = float((self._last_shift.abs() > SHIFT_MAX).double().mean())
+        return NormDrift(distance, math.exp(self.read_control().log_distance), clipped)
+
+    def extra_repr(self) -> str:
+        slow, fast = self.moments.half_lives
+        return (
+            f"{super().extra_repr()}, half_life_records_slow={slow:g}, half_life_records_fast={fast:g}, "
+            f"learn_floor={self.learn_floor:g}, per_record={self.per_record}, damping={self.damping}"
+        )
+
+
+def _mean_weight(n: float, n_records: float, log_q: float) -> float:
+    """Weight of the newest n records in a decaying mean of `n_records`, these included."""
+    return math.expm1(n * log_q) / math.expm1(n_records * log_q)
+
+
+class _AdaptiveRenorm(torch.autograd.Function):
+    """Forward and shaped backward of a training batch of n >= 1 records."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: AdaptiveBatchRenorm) -> Tensor:
+        eps, n = layer.eps, x.shape[0]
+        if layer.per_record == "layer":
+            u, mean_record, inverse_record = torch.native_layer_norm(x, x.shape[1:], None, None, eps)
+        else:
+            u, mean_record, inverse_record = x, None, None
+        control = layer.read_control()
+        batch = layer.moments.measure(u)
+        mean_H, var_H = layer.moments.mean, layer.moments.var
+        gap = mean_H[1] - mean_H[0]
+        mean = torch.add(mean_H[0], gap, alpha=control.share)
+        var = torch.lerp(var_H[0], var_H[1], control.share)
+        inverse = (var + eps).rsqrt_()
+        shift = (batch.mean_C - mean).mul_(inverse)
+        limited = shift.clamp(-SHIFT_MAX, SHIFT_MAX)
+        mean += (shift - limited).div_(inverse)  # moves a channel that is too far out back to the limit
+        y = torch.native_batch_norm(u, weight, bias, mean, var, False, 0.0, eps)[0]
+        layer._last_shift = shift
+        if layer.learning:
+            control = layer.observe(control, batch, shift, n)
+            layer.write_control(control)
+        ctx.save_for_backward(x, u, mean_record, inverse_record, weight, mean, var, inverse, limited, batch.var_C, gap)
+        ctx.layer, ctx.correlation = layer, control.correlation
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,), layer = grads, ctx.layer
+        x, u, mean_record, inverse_record, weight, mean, var, inverse, mean_x, var_batch, gap = ctx.saved_tensors
+        n, positions = u.shape[0], u[0, 0].numel()
+        _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            dy, u, weight, mean, var, None, None, False, layer.eps, [False, True, True]
+        )
+        scale = inverse if weight is None else inverse * weight
+        # The values of the batch that are worth something, and how far its own moments can be trusted.
+        effective = n / (1 + (n - 1) * min(1.0, max(0.0, ctx.correlation)) / CORRELATION_PART)
+        s = 1 - SHRINKAGE ** ((effective * positions) ** 2)
+        control, damping = layer.damp(layer.read_control(), n)
+        # Regression of g = weight dy on (1, xhat), both sides times 1/std.
+        mean_g = dbias * scale / (n * positions)
+        covariance = torch.addcmul(dweight * scale / (n * positions), mean_g, mean_x, value=-s)
+        variance = (var_batch * inverse.square()).add_(mean_x.square(), alpha=1 - s).mul_(s).add_(1 - s + 1e-6)
+        slope = covariance.mul_(s) / variance
+        intercept = (mean_g - slope * mean_x).mul_(s)
+        if layer.learning:
+            if layer.learn_floor:
+                control = layer.learn_floor_from(control, -float(torch.dot(dbias * scale, gap)), n)
+            layer.write_control(control)
+        if not ctx.needs_input_grad[0]:
+            return None, dweight, dbias, None
+        # damping * (scale dy - intercept - slope xhat), xhat = (u - mean) / std, as two fused sweeps.
+        slope_u = (slope * inverse).mul_(-damping)
+        constant = torch.addcmul(intercept * -damping, slope_u, mean, value=-1)
+        view = (1, -1, *[1] * (u.dim() - 2))
+        du = torch.addcmul(constant.view(view), (scale * damping).view(view), dy).addcmul_(slope_u.view(view), u)
+        if mean_record is None:
+            return du, dweight, dbias, None
+        dx = torch.ops.aten.native_layer_norm_backward(
+            du, x, x.shape[1:], mean_record, inverse_record, None, None, [True, False, False]
+        )[0]
+        return dx, dweight, dbias, None
