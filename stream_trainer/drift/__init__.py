@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stream_trainer.contracts import DriftDetector
+from stream_trainer.drift.adwin import WeightedAdwin
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
 from stream_trainer.errors import ConfigError
@@ -48,6 +49,7 @@ DETECTORS: dict[str, Any] = {
     "kswin": RiverKswin,
     "none": NoDetector,
     "page_hinkley": RiverPageHinkley,
+    "weighted_adwin": WeightedAdwin,
 }
 """Name in the configuration -> class. Each has `options_type`, a dataclass with the reason for each default."""
 
@@ -61,7 +63,7 @@ def build_detector(name: str, **options: object) -> DriftDetector:
     0.01
     >>> build_detector("adwim")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    stream_trainer.errors.ConfigError: drift detector is 'adwim'; known detectors: adwin, ddm, ..., page_hinkley.
+    stream_trainer.errors.ConfigError: drift detector is 'adwim'; known detectors: adwin, ..., weighted_adwin.
     """
     if name not in DETECTORS:
         raise ConfigError(f"drift detector is {name!r}; known detectors: {', '.join(sorted(DETECTORS))}.")
