@@ -1,0 +1,49 @@
+"""An optimizer's memory as tensors and JSON values, without pickle.
+
+`torch.optim.Optimizer.state_dict` mixes both: tensors go under "state.<parameter>.<name>", everything else into one
+JSON mapping. Settings of the groups (the rate among them: a reaction to drift may have changed it) are part of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from stream_trainer.errors import CheckpointError
+
+__all__ = ["capture_optimizer", "restore_optimizer"]
+
+
+def capture_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Copies of the tensors by name, and the numbers beside them."""
+    state = optimizer.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, memory in state["state"].items():
+        numbers[str(index)] = {}
+        for name, value in memory.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"state.{index}.{name}"] = value.detach().clone()
+            else:
+                numbers[str(index)][name] = value
+    groups = [{k: list(v) if isinstance(v, tuple) else v for k, v in g.items()} for g in state["param_groups"]]
+    return tensors, {"state": numbers, "groups": groups}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """The inverse, into an optimizer built alike. Raises CheckpointError if it was not."""
+    groups = optimizer.state_dict()["param_groups"]
+    if [set(group) for group in groups] != [set(group) for group in values["groups"]] or any(
+        ours["params"] != theirs["params"] for ours, theirs in zip(groups, values["groups"])
+    ):
+        raise CheckpointError(
+            f"optimizer: the checkpoint has groups with other settings or parameters than {type(optimizer).__name__} "
+            "as configured. Start with the optimizer it was saved with."
+        )
+    for ours, theirs in zip(groups, values["groups"]):  # JSON has no tuples; betas are one
+        ours.update({k: tuple(v) if isinstance(ours[k], tuple) else v for k, v in theirs.items()})
+    state: dict[int, dict[str, Any]] = {int(index): dict(memory) for index, memory in values["state"].items()}
+    for key, tensor in tensors.items():
+        _, index, name = key.split(".", 2)
+        state[int(index)][name] = torch.as_tensor(tensor).clone()
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,261 @@
+"""A River estimator, or a pipeline of them, as a model that takes batches: record by record, in arrival order.
+
+Legend: N = records, K = classes. A record reaches River as a dict: numbers as floats, left out when missing; a category
+as its bucket in a string, so that trees take it as nominal; the values of an array feature under "name[0]", "name[1]",
+... The target is the index of the class, an int: binary estimators need 0 and 1, and sets of ints have the same order
+in every process, so runs repeat.
+Refused: a checkpoint of another River version, for its pickles do not survive one. Not here: `learn_many`: it wants a
+data frame, few estimators have it, and one step on a mean is not n steps.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from river import base, compose
+
+from stream_trainer.errors import CheckpointError, ConfigError, ModelError
+from stream_trainer.models.standardise import InputStandardiser
+from stream_trainer.schema import Schema, TargetKind
+from stream_trainer.types import Batch, LearnReport, Prediction, State
+
+__all__ = ["RiverModel", "RiverOptions"]
+
+CERTAINTY = 0.95  # of an estimator that names a class and no probability: finite log-loss, and still the clear winner
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiverOptions:
+    """Which estimator, with which parameters; exactly one of `estimator` and `pipeline`.
+
+    A parameter may itself be an object: {estimator: river.optim.SGD, parameters: {lr: 0.1}}. Steps of a pipeline are
+    import paths or such mappings.
+    """
+
+    estimator: str | None = None  # import path, for example river.tree.HoeffdingAdaptiveTreeClassifier
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Sequence[str | Mapping[str, Any]] = ()
+    inputs: str = "raw"  # "standardised": numbers and arrays as the networks get them
+    input_half_life_records: float = 10_000  # as in TorchOptions
+    input_abs_max: float = 10.0
+    seed: int = 0  # for every part that takes a `seed` and was given none, so that runs repeat
+
+    def __post_init__(self) -> None:
+        if (self.estimator is None) == (not self.pipeline):
+            raise ConfigError("river: expected either estimator or pipeline, an import path or a list of them.")
+        if self.pipeline and self.parameters:
+            raise ConfigError("river.parameters belongs to river.estimator; give each pipeline step its own.")
+        if self.inputs not in ("raw", "standardised"):
+            raise ConfigError(f"river.inputs is {self.inputs!r}; known inputs: raw, standardised.")
+
+
+class RiverModel:
+    """A `contracts.Model` around one River estimator.
+
+    A classifier's probabilities are brought to sum 1, 0 for classes it never saw, uniform while it knows nothing; a
+    regressor's missing or non-finite value is 0. `predict` changes nothing as far as the estimator keeps to that:
+    `tests/unit/models/test_models_river_purity.py` holds the list of those in River that do not.
+    """
+
+    def __init__(self, schema: Schema, options: RiverOptions) -> None:
+        """Raises ConfigError: a path that cannot be imported, parameters that do not fit, or the wrong kind of task."""
+        self.schema, self.options = schema, options
+        self.estimator = _Builder(schema, options.seed).build_model(options)
+        self._records = 0
+        self._classes = schema.target.kind is TargetKind.CLASSES
+        _check_task(self.estimator, schema)
+        if isinstance(self.estimator, compose.Pipeline):
+            self.estimator._build_plan()  # else the first prediction would, and that would look like a change
+        self._standardiser: InputStandardiser | None = None
+        if options.inputs == "standardised":
+            self._standardiser = InputStandardiser(
+                schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
+            )
+        self._number_names = [feature.name for feature in schema.numbers]
+        self._category_names = [feature.name for feature in schema.categories]
+        self._array_names = [
+            [f"{feature.name}[{i}]" for i in range(math.prod(feature.shape))] for feature in schema.arrays
+        ]
+
+    # ------------------------------------------------------------ predict, learn
+
+    def predict(self, batch: Batch) -> Prediction:
+        """(N, K) probabilities, or (N,) values."""
+        rows = self._rows(batch)
+        if self._classes:
+            return np.array([self._probabilities(row) for row in rows])
+        values = (self.estimator.predict_one(row) for row in rows)
+        return np.array([value if value is not None and math.isfinite(value) else 0.0 for value in values], np.float64)
+
+    def _probabilities(self, row: dict[str, Any]) -> list[float]:
+        n_classes = len(self.schema.target.classes)
+        try:
+            found = self.estimator.predict_proba_one(row)
+        except NotImplementedError:  # River's way to say that this estimator only names a class
+            named = self.estimator.predict_one(row)
+            found = dict.fromkeys(range(n_classes), (1 - CERTAINTY) / (n_classes - 1)) | {named: CERTAINTY}
+            found.pop(None, None)
+        shares = [found.get(k, 0.0) for k in range(n_classes)]
+        total = math.fsum(shares)
+        if not (math.isfinite(total) and total > 0.0):
+            return [1.0 / n_classes] * n_classes
+        return [share / total for share in shares]
+
+    def learn(self, batch: Batch) -> LearnReport:
+        """Every record once, in order. Raises: ModelError: the estimator raised; it names the record."""
+        if self._standardiser is not None:
+            self._standardiser.observe(batch)
+        for i, (row, y) in enumerate(zip(self._rows(batch), batch.y_N.tolist())):
+            try:
+                self.estimator.learn_one(row, y)
+            except Exception as error:
+                raise ModelError(
+                    f"{type(self.estimator).__name__}.learn_one raised {type(error).__name__}: {error} at record {i} "
+                    f"of {len(batch)}, features {row}. The records before it are learned; restore a checkpoint."
+                ) from error
+        self._records += len(batch)
+        return LearnReport()
+
+    def _rows(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        numbers_NF, arrays = batch.x_NF, [batch.arrays[feature.name] for feature in self.schema.arrays]
+        if self._standardiser is not None:
+            numbers_NF = self._standardiser.numbers(batch) if self._number_names else numbers_NF
+            arrays = self._standardiser.arrays(batch)
+        names, columns = list(self._number_names), numbers_NF.tolist()
+        missing = None if batch.missing_NF is None else batch.missing_NF.tolist()
+        for i, numbers in enumerate(columns):
+            row: dict[str, Any] = dict(zip(names, numbers))
+            if missing is not None and any(missing[i]):
+                row = {name: value for (name, value), absent in zip(row.items(), missing[i]) if not absent}
+            if self._category_names:
+                row.update(zip(self._category_names, map(str, batch.category_NC[i].tolist())))
+            for array_names, array in zip(self._array_names, arrays):
+                row.update(zip(array_names, array[i].ravel().tolist()))
+            yield row
+
+    # ------------------------------------------------------------ survive
+
+    def capture(self) -> State:
+        """The estimator as a pickle: River has no safe form."""
+        arrays = {} if self._standardiser is None else self._standardiser.capture()
+        return State(
+            arrays={f"standardiser.{name}": array for name, array in arrays.items()},
+            values={"records": self._records, **self._identity()},
+            pickles={"estimator": pickle.dumps(self.estimator, protocol=5)},
+        )
+
+    def restore(self, state: State) -> None:
+        """Become what was captured; executes its pickle, so the caller must trust where it comes from.
+
+        Raises: CheckpointError: another River version, schema or estimator; this model is then as it was.
+        """
+        for name, value in self._identity().items():
+            if state.values.get(name) != value:
+                fix = (
+                    f"Install river=={state.values.get(name)}, or replay the log into a fresh checkpoint directory."
+                    if name == "river"
+                    else "Start with the configuration it was saved with, or from a fresh checkpoint directory."
+                )
+                raise CheckpointError(
+                    f"river model: the checkpoint has {name} {state.values.get(name)!r}, this run {value!r}. {fix}"
+                )
+        if self._standardiser is not None:
+            prefix = "standardiser."
+            self._standardiser.restore(
+                {name.removeprefix(prefix): a for name, a in state.arrays.items() if name.startswith(prefix)}
+            )
+        self.estimator = pickle.loads(state.pickles["estimator"])
+        self._records = state.values["records"]
+
+    def _identity(self) -> dict[str, Any]:
+        steps = self.estimator.steps.values() if isinstance(self.estimator, compose.Pipeline) else [self.estimator]
+        return {
+            "kind": "river",
+            "river": version("river"),
+            "features": list(self.schema.feature_names),
+            "target": [self.schema.target.name, *self.schema.target.classes],
+            "estimator": [f"{type(step).__module__}.{type(step).__qualname__}" for step in steps],
+        }
+
+
+# ---------------------------------------------------------------- from configuration to estimator
+
+
+class _Builder:
+    """Turns import paths and parameters into objects, filling in seeds and nominal attributes."""
+
+    def __init__(self, schema: Schema, seed: int) -> None:
+        self._nominal = [feature.name for feature in schema.categories]
+        self._seed = seed
+
+    def build_model(self, options: RiverOptions) -> Any:
+        if options.estimator is not None:
+            return self._build(options.estimator, options.parameters, where="river")
+        steps = [self._value(step, f"river.pipeline[{i}]") for i, step in enumerate(options.pipeline)]
+        return compose.Pipeline(*steps)
+
+    def _build(self, path: str, parameters: Mapping[str, Any], where: str) -> Any:
+        kind = _import(path, f"{where}.estimator")
+        given = {
+            name: self._value(value, f"{where}.parameters.{name}") if isinstance(value, Mapping) else value
+            for name, value in parameters.items()
+        }
+        try:
+            known = inspect.signature(kind).parameters
+            if "seed" in known:
+                given.setdefault("seed", self._seed)
+            if "nominal_attributes" in known and self._nominal:
+                given.setdefault("nominal_attributes", list(self._nominal))
+            return kind(**given)
+        except Exception as error:
+            raise ConfigError(f"{where}: {path} cannot be built with {given}: {error}.") from error
+
+    def _value(self, spec: Any, where: str) -> Any:
+        """A step or a parameter: an import path in a step, a nested object, or a plain mapping as it is."""
+        if isinstance(spec, str):
+            return self._build(spec, {}, where)
+        if "estimator" not in spec:
+            return spec
+        unknown = set(spec) - {"estimator", "parameters"}
+        if unknown:
+            raise ConfigError(f"{where}: unknown key {sorted(unknown)[0]!r}; known keys: estimator, parameters.")
+        return self._build(spec["estimator"], spec.get("parameters") or {}, where)
+
+
+def _import(path: str, where: str) -> Any:
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{where} is {path!r}; expected an import path like river.tree.HoeffdingTreeClassifier.")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{where} is {path!r}: tried to import {module_name}: {error}.") from error
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, [n for n in dir(module) if n[0] != "_"], n=3)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(f"{where} is {path!r}: {module_name} was imported and has no {name}.{hint}")
+    return getattr(module, name)
+
+
+def _check_task(estimator: Any, schema: Schema) -> None:
+    last = list(estimator.steps.values())[-1] if isinstance(estimator, compose.Pipeline) else estimator
+    name, target = type(last).__name__, schema.target
+    if target.kind is TargetKind.NUMBER:
+        if not isinstance(last, base.Regressor):
+            raise ConfigError(f"river: target {target.name!r} is a number and needs a regressor; {name} is none.")
+        return
+    if not isinstance(last, base.Classifier):
+        raise ConfigError(f"river: target {target.name!r} has classes and needs a classifier; {name} is none.")
+    n_classes = len(target.classes)
+    if n_classes > 2 and not last._multiclass:
+        raise ConfigError(
+            f"river: {name} tells two classes apart; target {target.name!r} has {n_classes}. "
+            "Wrap it: estimator: river.multiclass.OneVsRestClassifier, parameters: {classifier: {estimator: ...}}."
+        )

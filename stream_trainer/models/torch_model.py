@@ -1,0 +1,289 @@
+"""A PyTorch network that learns from a stream, one batch of any size at a time.
+
+It owns all that learning changes: the standardiser of its inputs, the network with its norm moments, the optimizer and
+the seed of its own randomness. Legend: N = records, K = classes.
+Refused: plain BatchNorm; a step on a loss or gradient that is not finite; pickles (its state is tensors and JSON).
+"""
+
+import importlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stream_trainer import norms
+from stream_trainer.errors import CheckpointError, ConfigError, ModelError
+from stream_trainer.models.networks import build_network, refuse_batch_norm
+from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
+from stream_trainer.models.standardise import InputStandardiser, RunningScale
+from stream_trainer.optimizers import RateScaling, Stepper, build_optimizer
+from stream_trainer.schema import Schema, TargetKind
+from stream_trainer.types import Batch, LearnReport, Prediction, State
+
+__all__ = ["TorchModel", "TorchOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptions:
+    """A network, how it learns, and its seed. What is None is left to the network's own default."""
+
+    net: str | None = None  # a name in NETWORKS; None: mlp, or `module`
+    hidden: tuple[int, ...] | None = None
+    norm: str | None = None
+    norm_options: Mapping[str, Any] | None = None
+    dropout: float | None = None
+    embedding_dim: int | None = None
+
+    module: str | None = None  # instead of `net`: "package.module:factory", called (widths, outputs, **module_options)
+    module_options: Mapping[str, Any] = field(default_factory=dict)
+    convert_norms: str | None = None  # exchange every BatchNorm of the module for this layer, weights kept
+
+    optimizer: str | Mapping[str, Mapping[str, Any]] = "stream_adamw"  # name, or {name: {option: value}}
+    lr_scaling: str | Mapping[str, Any] = "none"  # rule, or {rule: ..., reference_records: ...}
+    gradient_norm_max: float | None = 10.0  # a mean cross-entropy has .1 to 3: this cuts accidents only. None: never
+    seed: int = 0
+
+    input_half_life_records: float = 10_000  # ten times the norms' slow memory: the two must not chase each other
+    input_abs_max: float = 10.0  # standard deviations; a broken sensor says no more than "far out"
+
+    def __post_init__(self) -> None:
+        only_net = {name: getattr(self, name) for name in ("net", *_NET_OPTIONS) if getattr(self, name) is not None}
+        if self.module is not None and only_net:
+            raise ConfigError(f"torch: module is given, so {', '.join(only_net)} has no use; put it in module_options.")
+        if isinstance(self.optimizer, Mapping) and len(self.optimizer) != 1:
+            raise ConfigError(f"torch.optimizer is {dict(self.optimizer)}; expected a name or {{name: {{options}}}}.")
+
+
+_NET_OPTIONS = ("hidden", "norm", "norm_options", "dropout", "embedding_dim")
+
+
+class TorchModel:
+    """A `contracts.Model` around one network; trains in float32 on the CPU, or wherever `device` says.
+
+    Classes: cross-entropy. A number: the network predicts it standardised, under a Huber loss, so that neither its
+    unit nor an outlier decides how large a step is.
+    Dropout and the like draw from a random state of our own, a function of the seed and the records learned.
+    """
+
+    def __init__(self, schema: Schema, options: TorchOptions, *, device: str = "cpu") -> None:
+        """Raises ConfigError for whatever in `options` cannot be built for this schema."""
+        self.schema, self.options, self.device = schema, options, torch.device(device)
+        self._records = 0  # learned so far
+        with self._own_randomness():
+            self.network = _build_network(schema, options).to(self.device)
+        name, optimizer_options = _optimizer_of(options)
+        scaling = options.lr_scaling
+        self._stepper = Stepper(
+            build_optimizer(name, self.network.parameters(), **optimizer_options),
+            RateScaling(rule=scaling) if isinstance(scaling, str) else RateScaling(**scaling),
+        )
+        self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self._standardiser = InputStandardiser(
+            schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
+        )
+        self._classes = schema.target.kind is TargetKind.CLASSES
+        self._target_scale = RunningScale(columns=1, half_life_records=options.input_half_life_records)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its parameter groups may be changed between steps, for example the learning rate."""
+        return self._stepper.optimizer
+
+    # ------------------------------------------------------------ predict
+
+    def predict(self, batch: Batch) -> Prediction:
+        """(N, K) probabilities, or (N,) values; where the network has no finite answer: uniform, or the mean so far.
+
+        Raises: ModelError: the network returned another shape than (N, outputs).
+        """
+        self.network.eval()
+        with torch.inference_mode():
+            outputs_NK = self._forward(batch).to("cpu", torch.float64).numpy()
+        if not np.isfinite(outputs_NK).all():
+            outputs_NK = np.where(np.isfinite(outputs_NK).all(axis=1, keepdims=True), outputs_NK, 0.0)
+        return _softmax(outputs_NK) if self._classes else self._target_scale.restore_units(outputs_NK)[:, 0]
+
+    def _forward(self, batch: Batch) -> Tensor:
+        inputs = self._standardiser.inputs(batch)
+        outputs = self.network(*(x.to(self.device) for x in inputs))
+        expected = (len(batch), self.schema.target.outputs)
+        if tuple(outputs.shape) != expected:
+            raise ModelError(
+                f"The network returned shape {tuple(outputs.shape)} for {len(batch)} records; expected {expected}. "
+                f"Its last layer needs {expected[1]} outputs, one row per record."
+            )
+        return outputs
+
+    # ------------------------------------------------------------ learn
+
+    def learn(self, batch: Batch) -> LearnReport:
+        """One step on the mean loss of the batch. Raises: ModelError as `predict`."""
+        past = self._moments()
+        loss = self._backward(batch)
+        gradient_norm = _gradient_norm(self._parameters)
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            self._recall(past)
+            return LearnReport(skipped="non_finite")
+        limit = self.options.gradient_norm_max
+        if limit is not None and gradient_norm > limit:
+            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
+        learning_rate = self._stepper.step(len(batch))
+        self._records += len(batch)
+        return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=learning_rate)
+
+    def _backward(self, batch: Batch) -> float:
+        """Observe, predict in training mode, and leave the gradients of the mean loss; returns the loss."""
+        self._standardiser.observe(batch)
+        target = self._target(batch)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._own_randomness():
+            outputs = self._forward(batch)
+            if self._classes:
+                loss = nn.functional.cross_entropy(outputs, target)
+            else:
+                loss = nn.functional.huber_loss(outputs[:, 0], target)
+            loss.backward()
+        return loss.item()
+
+    def _target(self, batch: Batch) -> Tensor:
+        if self._classes:
+            return torch.tensor(batch.y_N, device=self.device)
+        y_N1 = batch.y_N[:, None].astype(np.float64)
+        self._target_scale.observe(y_N1)
+        return torch.tensor(self._target_scale.standardise(y_N1)[:, 0], dtype=torch.float32, device=self.device)
+
+    def _moments(self) -> tuple[Any, ...]:
+        """What the forward pass moves and no optimizer guards, kept until the loss is known to be finite."""
+        network = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        return network, self._standardiser.memory, self._target_scale.memory
+
+    def _recall(self, past: tuple[Any, ...]) -> None:
+        network, inputs, target = past
+        for buffer, value in network:
+            buffer.copy_(value)
+        self._standardiser.recall(inputs)
+        self._target_scale.recall(target)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Whatever draws from torch inside repeats with the seed, and nobody outside notices that it drew."""
+        generator = torch.default_generator
+        outside = generator.get_state()
+        generator.manual_seed((self.options.seed * 0x9E3779B1 + self._records) % 2**32)  # all that torch's CPU takes
+        try:
+            yield
+        finally:
+            generator.set_state(outside)
+
+    # ------------------------------------------------------------ survive
+
+    def capture(self) -> State:
+        """Tensors under network., optimizer. and standardiser.; no pickles."""
+        network = {f"network.{name}": tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        optimizer, settings = capture_optimizer(self.optimizer)
+        inputs = {f"standardiser.{name}": array for name, array in self._standardiser.capture().items()}
+        target = {f"target.{name}": array for name, array in self._target_scale.capture().items()}
+        return State(
+            arrays={
+                **network,
+                **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
+                **inputs,
+                **target,
+            },
+            values={"records": self._records, "optimizer": settings, **self._identity()},
+        )
+
+    def restore(self, state: State) -> None:
+        """Become what was captured.
+
+        Raises: CheckpointError: it is of another schema, network or optimizer; this model is then as it was.
+        """
+        for name, value in self._identity().items():
+            if state.values.get(name) != value:
+                raise CheckpointError(
+                    f"torch model: the checkpoint has {name} {state.values.get(name)!r}, this run {value!r}. "
+                    "Start with the configuration it was saved with, or from a fresh checkpoint directory."
+                )
+        network = {name: torch.as_tensor(array) for name, array in _under("network.", state.arrays).items()}
+        _check_same_tensors(self.network.state_dict(), network)
+        restore_optimizer(self.optimizer, _under("optimizer.", state.arrays), state.values["optimizer"])
+        self.network.load_state_dict(network)
+        self._standardiser.restore(_under("standardiser.", state.arrays))
+        self._target_scale.restore(_under("target.", state.arrays))
+        self._records = state.values["records"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "kind": "torch",
+            "features": list(self.schema.feature_names),
+            "target": [self.schema.target.name, *self.schema.target.classes],
+            "optimizer_name": _optimizer_of(self.options)[0],
+        }
+
+
+def _build_network(schema: Schema, options: TorchOptions) -> nn.Module:
+    if options.module is not None:
+        network = _call_factory(options.module, schema, options.module_options)
+        if options.convert_norms is not None:
+            network = norms.convert_norms(network, options.convert_norms)
+    else:
+        chosen = {name: getattr(options, name) for name in _NET_OPTIONS if getattr(options, name) is not None}
+        if schema.categories and _optimizer_of(options)[0] == "stream_adamw":
+            chosen["sparse_embeddings"] = True
+        network = build_network(options.net or "mlp", schema.widths, schema.target.outputs, **chosen)
+    refuse_batch_norm(network)
+    return network
+
+
+def _call_factory(path: str, schema: Schema, options: Mapping[str, Any]) -> nn.Module:
+    module_name, _, factory_name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"torch.module is {path!r}; expected package.module:factory, and it cannot be imported: {error}."
+        ) from error
+    network = factory(schema.widths, schema.target.outputs, **options)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"torch.module {path!r} returned a {type(network).__name__}; expected a torch.nn.Module.")
+    return network
+
+
+def _optimizer_of(options: TorchOptions) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(options.optimizer, str):
+        return options.optimizer, {}
+    return next(iter(options.optimizer.items()))
+
+
+def _gradient_norm(parameters: list[nn.Parameter]) -> float:
+    """Euclidean norm over all gradients; of a sparse one the entries of a row are added up first, as they will be."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))).item() if values else 0.0
+
+
+def _softmax(logits_NK: np.ndarray) -> np.ndarray:
+    exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    return exp_NK / exp_NK.sum(axis=1, keepdims=True)
+
+
+def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _check_same_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    shapes = {name: list(tensor.shape) for name, tensor in expected.items()}
+    found_shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    if shapes != found_shapes:
+        name = sorted(k for k in {*shapes, *found_shapes} if shapes.get(k) != found_shapes.get(k))[0]
+        raise CheckpointError(
+            f"torch model: tensor {name!r} has shape {found_shapes.get(name)} in the checkpoint and {shapes.get(name)} "
+            "in the configured network. Start with the network it was saved with."
+        )

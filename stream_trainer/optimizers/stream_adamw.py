@@ -1,0 +1,196 @@
+"""AdamW for a stream: everything it remembers is counted in records, so the size of the batches does not matter.
+
+Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weights it started with, v = running g².
+
+    β₂ = min(.9999, exp(-n / horizon))           v ← β₂ v + (1-β₂) g²           v̂ = v / (1 - Πβ₂)
+    W ← W - lr √(n/16) u / max(1, RMS(u)),  u = g / √v̂              then, matrices only, a pull towards W0:
+    W ← W + (1 - exp(-n / pull_horizon)) (W0 - W)
+
+Embeddings (sparse gradients) move row by row, each row by its own clock: the records that named it. Refused: closures,
+for a record is learned from once; schedules that end, for a stream does not.
+Sources: Marek et al. 2025, arXiv:2507.07101 (moments in samples); Wortsman et al. 2023, arXiv:2304.13013 (clipped
+update); Kumar et al. 2023, arXiv:2308.11958 (pull to the initial weights, which keeps a network able to learn).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stream_trainer.errors import ConfigError
+
+__all__ = ["StreamAdamW"]
+
+REFERENCE_RECORDS = 16  # the batch size at which `lr` is the step and `beta1` the decay
+DECAY_MAX = 0.9999  # with single records a longer memory of g² adds lag and takes no more noise away
+SMALLEST = 1e-30  # below this a moment is 0: on its way down it would get stuck among the slow denormal numbers
+FLUSH_RECORDS = 1000  # how often to look for such moments; falling from SMALLEST to a denormal takes longer
+EPS = 1e-10  # only so that a unit without any gradient divides 0 by something
+
+
+class StreamAdamW(torch.optim.Optimizer):
+    """Adam whose step is told how many records it is made of: `optimizer.step(records=len(batch))`.
+
+    Args:
+        lr: step per batch of 16 records; the rate stays constant for ever.
+        beta1: decay of the mean gradient over 16 records. 0, none, is the default: records come correlated (runs of
+            one class, of one day), and a mean over 150 of them follows the run. 0.9 gains some .4 points where the
+            records are known to be shuffled; then with twice the rate.
+        horizon_records: memory of the squared gradient.
+        pull_horizon_records: memory of the pull to the initial weights: 1.6 M costs .2 points where nothing drifts,
+            160 000 learns best while everything does. None: no pull, and no copy of the initial weights.
+        warmup_records: the rate rises linearly over so many records. 0: measured, a warm-up only loses time.
+
+    `param_groups` may be changed between steps. Every tensor's update is cut to a root mean square of 1, so that one
+    odd batch moves the weights no more than any other. Biases and gains, one-dimensional, are never pulled; rows of
+    embeddings neither: their first values mean nothing, and a copy of a large table is dear. Rows have no mean
+    gradient either: it would move a rare row by what was true long ago.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> optimizer = StreamAdamW([weight], lr=0.5)
+    >>> weight.grad = torch.full((1,), 3.0)
+    >>> optimizer.step(records=64), weight.item()
+    (1.0, -1.0)
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        beta1: float = 0.0,
+        horizon_records: float = 16_000,
+        pull_horizon_records: float | None = 1.6e6,
+        warmup_records: int = 0,
+    ) -> None:
+        for name, value, allowed in [
+            ("lr", lr, lr >= 0),
+            ("beta1", beta1, 0 <= beta1 < 1),
+            ("horizon_records", horizon_records, horizon_records > 0),
+            ("pull_horizon_records", pull_horizon_records, pull_horizon_records is None or pull_horizon_records > 0),
+            ("warmup_records", warmup_records, warmup_records >= 0),
+        ]:
+            if not allowed:
+                expected = "0 or more, below 1" if name == "beta1" else "positive"
+                raise ConfigError(f"stream_adamw.{name} is {value}; expected {expected}.")
+        defaults = {
+            "lr": lr,
+            "beta1": beta1,
+            "horizon_records": horizon_records,
+            "pull_horizon_records": pull_horizon_records,
+            "warmup_records": warmup_records,
+            "records": 0,  # learned so far; a Python integer, for a float32 counter stops at 16 777 216
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None, *, records: int) -> float:  # type: ignore[override]  # records is needed
+        """Move every parameter that has a gradient, as one batch of `records` does; 0 records: nothing happens.
+
+        Returns: the learning rate of the first group after warm-up and scaling.
+        Raises:  ConfigError: a closure was given, or a negative number of records.
+        """
+        if closure is not None:
+            raise ConfigError(
+                "StreamAdamW.step was given a closure; it calls none, because every record is learned from once. "
+                "Call loss.backward() yourself, then step(records=len(batch))."
+            )
+        if records < 0:
+            raise ConfigError(f"StreamAdamW.step was given records={records}; pass the records in the batch.")
+        rates = [self._step_group(group, records) for group in self.param_groups] if records else [0.0]
+        return rates[0]
+
+    def _step_group(self, group: dict[str, Any], records: int) -> float:
+        before = group["records"]
+        group["records"] = before + records
+        rate = group["lr"] * min(1.0, group["records"] / max(1, group["warmup_records"]))
+        flush = before // FLUSH_RECORDS != group["records"] // FLUSH_RECORDS
+        learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+        dense = [parameter for parameter in learning if not parameter.grad.is_sparse]
+        if dense:
+            self._step_dense(dense, group, rate * math.sqrt(records / REFERENCE_RECORDS), records, flush)
+        for table in learning:
+            if table.grad.is_sparse:
+                self._step_rows(table, group, rate, records)
+        return rate * math.sqrt(records / REFERENCE_RECORDS)
+
+    def _step_dense(
+        self, parameters: list[Tensor], group: dict[str, Any], rate: float, records: int, flush: bool
+    ) -> None:
+        """All dense tensors of a group at once: on small ones the calls cost more than the arithmetic."""
+        states = [self._state_of(parameter, group) for parameter in parameters]
+        gradients: list[Tensor] = [parameter.grad for parameter in parameters]  # type: ignore[misc]
+        squares = [state["square"] for state in states]
+        decay = min(DECAY_MAX, math.exp(-records / group["horizon_records"]))
+        torch._foreach_mul_(squares, decay)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - decay)
+        if group["beta1"] > 0:
+            gradients = _mean_gradients(states, gradients, group["beta1"] ** (records / REFERENCE_RECORDS))
+        for state in states:
+            state["weight"] += (1 - decay) * (1 - state["weight"])
+
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, [math.sqrt(state["weight"]) for state in states])
+        torch._foreach_add_(roots, EPS)
+        updates = torch._foreach_div(gradients, roots)
+        norms = torch.stack(torch._foreach_norm(updates)).tolist()  # the one place that waits for a device
+        sizes = [math.sqrt(update.numel()) for update in updates]
+        torch._foreach_mul_(updates, [-rate / max(1.0, norm / size) for norm, size in zip(norms, sizes)])
+        torch._foreach_add_(parameters, updates)
+
+        horizon = group["pull_horizon_records"]
+        pulled = [(p, s["initial"]) for p, s in zip(parameters, states) if "initial" in s]
+        if horizon is not None and pulled:
+            weights, initials = zip(*pulled)
+            torch._foreach_lerp_(list(weights), list(initials), -math.expm1(-records / horizon))
+        if flush:
+            for state in states:
+                for moment in (state["square"], state.get("mean")):
+                    if moment is not None:
+                        moment.masked_fill_(moment.abs() < SMALLEST, 0.0)
+
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state = self.state[parameter]
+        if not state:
+            state["square"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["weight"] = 0.0  # 1 - Πβ₂: how much of a mean `square` is by now
+            if group["beta1"] > 0:
+                state["mean"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                state["mean_weight"] = 0.0
+            if parameter.ndim >= 2 and group["pull_horizon_records"] is not None:
+                state["initial"] = parameter.detach().clone(memory_format=torch.preserve_format)
+        return state
+
+    def _step_rows(self, table: Tensor, group: dict[str, Any], lr: float, records: int) -> None:
+        """An embedding: to a row its batch is the k records that named it, so g is their mean, and √k its scale.
+
+        Expects the gradient as autograd leaves it, one entry per look-up: merged entries can no longer be counted.
+        """
+        state = self.state[table]
+        if not state:
+            state["square"] = torch.zeros_like(table)
+            state["row_weight"] = torch.zeros(len(table), 1, dtype=table.dtype, device=table.device)
+        gradient: Tensor = table.grad  # type: ignore[assignment]  # the caller chose tables that have one
+        rows, entry, counts = torch.unique(gradient._indices()[0], return_inverse=True, return_counts=True)
+        k_R1 = counts.to(table.dtype)[:, None]
+        sums_RD = torch.zeros(len(rows), *table.shape[1:], dtype=table.dtype, device=table.device)
+        g_RD = sums_RD.index_add_(0, entry, gradient._values()) * (records / k_R1)
+
+        decay_R1 = torch.exp(-k_R1 / group["horizon_records"]).clamp_(max=DECAY_MAX)
+        square_RD = torch.lerp(g_RD.square(), state["square"][rows], decay_R1)
+        weight_R1 = 1 - decay_R1 * (1 - state["row_weight"][rows])
+        update_RD = g_RD / ((square_RD / weight_R1).sqrt_() + EPS)
+        rms_R1 = update_RD.square().mean(dim=1, keepdim=True).sqrt_().clamp_(min=1.0)
+        table.index_add_(0, rows, update_RD * ((k_R1 / REFERENCE_RECORDS).sqrt() / rms_R1), alpha=-lr)
+        state["square"][rows] = square_RD.masked_fill_(square_RD < SMALLEST, 0.0)
+        state["row_weight"][rows] = weight_R1
+
+
+def _mean_gradients(states: list[dict[str, Any]], gradients: list[Tensor], decay: float) -> list[Tensor]:
+    means = [state["mean"] for state in states]
+    torch._foreach_lerp_(means, gradients, 1 - decay)
+    for state in states:
+        state["mean_weight"] += (1 - decay) * (1 - state["mean_weight"])
+    return list(torch._foreach_div(means, [state["mean_weight"] for state in states]))

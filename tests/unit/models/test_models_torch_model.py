@@ -1,0 +1,330 @@
+"""What every network must keep, whatever its norm, optimizer and target."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from models_stream import MIXED, NUMBERS, REGRESSION, cut, part, records
+from torch import nn
+
+from stream_trainer.errors import CheckpointError, ConfigError, ModelError
+from stream_trainer.models import TorchModel, TorchOptions, build_model, state_sha256
+from stream_trainer.norms import NORMS
+from stream_trainer.schema import InputWidths
+from stream_trainer.types import State
+
+NORM_NAMES = sorted(set(NORMS) - {"batch", "instance", "frn", "evonorm_s0", "group_ws", "sync"})  # for dense layers
+OPTIMIZERS = ["sgd", {"sgd": {"lr": 0.05, "momentum": 0.9}}, "adam", "adamw", "stream_adamw"]
+SIZES = [1, 7, 32, 3]
+
+
+def build(schema=MIXED, **options):
+    return TorchModel(schema, TorchOptions(**{"hidden": (16, 8), "norm": "layer", "seed": 3, **options}))
+
+
+def as_saved(state: State) -> State:
+    """The state as a checkpoint gives it back: values went through JSON, tensors through a file."""
+    arrays = {name: torch.as_tensor(array).clone() for name, array in state.arrays.items()}
+    return State(arrays=arrays, values=json.loads(json.dumps(state.values)), pickles=state.pickles)
+
+
+@pytest.mark.parametrize("norm", NORM_NAMES)
+@pytest.mark.parametrize("n_records", [1, 2, 33])
+def test_any_batch_size_trains_and_leaves_finite_weights(norm, n_records):
+    """Batches have the size that arrived; one record is a batch like any other."""
+    model = build(norm=norm)
+    before = [parameter.detach().clone() for parameter in model.network.parameters()]
+    report = model.learn(records(MIXED, n_records))
+
+    assert report.skipped is None
+    assert np.isfinite([report.loss, report.gradient_norm, report.learning_rate]).all()
+    assert all(torch.isfinite(parameter).all() for parameter in model.network.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.network.parameters()))
+
+
+def test_every_size_from_1_to_300_gives_probabilities():
+    """A prediction is a distribution for every record, however many arrived."""
+    model, data = build(), records(MIXED, 300)
+    for n_records in range(1, 301, 13):
+        batch = part(data, 0, n_records)
+        p_NK = model.predict(batch)
+        model.learn(batch)
+
+        assert (n_records, 3) == p_NK.shape
+        assert np.float64 == p_NK.dtype
+        np.testing.assert_allclose(1.0, p_NK.sum(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("schema", [MIXED, REGRESSION], ids=["classes", "number"])
+def test_predict_changes_nothing(schema):
+    """Scores would lie if being asked taught the model anything."""
+    model, data = build(schema, dropout=0.5), records(schema, 60)
+    model.learn(part(data, 0, 30))
+    before, random_before = state_sha256(model.capture()), torch.get_rng_state()
+    first = model.predict(data)
+    second = model.predict(data)
+
+    np.testing.assert_array_equal(first, second)
+    assert before == state_sha256(model.capture())
+    assert torch.equal(random_before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_learning_lowers_the_loss(optimizer):
+    """On a stream that does not drift, later losses are lower than the first ones."""
+    if optimizer == "sgd":
+        optimizer = {"sgd": {"lr": 0.1}}
+    model, data = build(NUMBERS, optimizer=optimizer), records(NUMBERS, 6400)
+    losses = [model.learn(batch).loss for batch in cut(data, [32])]
+
+    assert np.mean(losses[-20:]) < 0.75 * np.mean(losses[:20])
+
+
+def test_a_number_is_predicted_in_its_own_unit():
+    """Targets around 1000 with a spread of 87: the constant prediction errs by about 70, in the units of the target."""
+    model, data = build(REGRESSION), records(REGRESSION, 12_000)
+    for batch in cut(part(data, 0, 11_000), [32]):
+        model.learn(batch)
+    test = part(data, 11_000, 12_000)
+
+    assert (1000,) == model.predict(test).shape
+    assert np.abs(model.predict(test) - test.y_N).mean() < 25.0
+
+
+@pytest.mark.parametrize("norm", NORM_NAMES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_a_restored_twin_goes_on_bit_for_bit(norm, optimizer):
+    """A restart must not be visible in any weight, whatever the layers and the optimizer remember."""
+    data = records(MIXED, 400)
+    batches = list(cut(data, SIZES))
+    model = build(norm=norm, optimizer=optimizer, dropout=0.2)
+    for batch in batches[:15]:
+        model.learn(batch)
+    twin = build(norm=norm, optimizer=optimizer, dropout=0.2)
+    twin.restore(as_saved(model.capture()))
+
+    assert state_sha256(model.capture()) == state_sha256(twin.capture())
+    for batch in batches[15:]:
+        assert model.learn(batch) == twin.learn(batch)
+        np.testing.assert_array_equal(model.predict(batch), twin.predict(batch))
+    assert state_sha256(model.capture()) == state_sha256(twin.capture())
+
+
+def test_a_captured_state_does_not_change_when_learning_goes_on():
+    """Checkpoints are written in the background, while the next batches are learned."""
+    model, data = build(optimizer="stream_adamw", norm="batch_renorm"), records(MIXED, 90)
+    model.learn(part(data, 0, 30))
+    state = model.capture()
+    before = state_sha256(state)
+    model.learn(part(data, 30, 90))
+
+    assert before == state_sha256(state)
+    assert before != state_sha256(model.capture())
+
+
+def test_a_changed_learning_rate_survives_a_restart():
+    """A reaction to drift may have changed it; forgetting that would make the restart visible."""
+    model = build(optimizer="adam")
+    model.learn(records(MIXED, 8))
+    model.optimizer.param_groups[0]["lr"] = 0.005
+    twin = build(optimizer="adam")
+    twin.restore(as_saved(model.capture()))
+
+    assert 0.005 == twin.learn(records(MIXED, 8)).learning_rate
+
+
+def test_equal_seeds_repeat_and_others_do_not():
+    """A run can be rebuilt from its configuration, whatever else in the process draws random numbers."""
+
+    def run(seed):
+        model = build(dropout=0.3, seed=seed)
+        for batch in cut(records(MIXED, 200), SIZES):
+            torch.rand(3)  # somebody else draws
+            model.learn(batch)
+        return state_sha256(model.capture())
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+@pytest.mark.parametrize("norm", ["batch_renorm", "layer"])
+@pytest.mark.parametrize("schema", [MIXED, REGRESSION], ids=["classes", "number"])
+def test_a_batch_that_is_not_finite_leaves_no_trace(norm, schema):
+    """One poisoned step would cost all learning so far: weights, moments, scales, random state must be as before."""
+    model, data = build(schema, norm=norm, dropout=0.2), records(schema, 60)
+    model.learn(part(data, 0, 30))
+    before = state_sha256(model.capture())
+    last = list(model.network.parameters())[-1]
+    hook = last.register_hook(lambda gradient: gradient * float("nan"))
+    report = model.learn(part(data, 30, 60))
+    hook.remove()
+
+    assert ("non_finite", None) == (report.skipped, report.loss)
+    assert before == state_sha256(model.capture())
+    assert model.learn(part(data, 30, 60)).skipped is None
+
+
+def test_an_infinite_loss_leaves_no_trace():
+    """Here the forward pass itself breaks, after the norm moments have moved."""
+    model, data = build(norm="batch_renorm"), records(MIXED, 60)
+    model.learn(part(data, 0, 30))
+    last = list(model.network.parameters())[-1]
+    good = last.detach().clone()
+    with torch.no_grad():
+        last[0] = float("inf")
+    before = state_sha256(model.capture())
+
+    assert "non_finite" == model.learn(part(data, 30, 60)).skipped
+    assert before == state_sha256(model.capture())
+    np.testing.assert_allclose(1.0, model.predict(data).sum(axis=1))
+    with torch.no_grad():
+        last.copy_(good)
+    assert model.learn(part(data, 30, 60)).skipped is None
+
+
+def test_a_huge_gradient_moves_the_weights_no_more_than_the_limit():
+    """sgd without clipping would follow one broken batch anywhere."""
+    model = build(optimizer={"sgd": {"lr": 1.0}}, gradient_norm_max=0.5)
+    last = list(model.network.parameters())[-1]
+    last.register_hook(lambda gradient: gradient * 1e6)
+    before = torch.cat([parameter.detach().flatten() for parameter in model.network.parameters()])
+    report = model.learn(records(MIXED, 16))
+    after = torch.cat([parameter.detach().flatten() for parameter in model.network.parameters()])
+
+    assert report.gradient_norm > 1e3
+    assert 0.5 == pytest.approx((after - before).norm().item(), rel=1e-3)
+
+
+def test_a_category_that_does_not_occur_keeps_its_row():
+    """Dense optimizers push and decay rows they know nothing about."""
+    model = build(norm="layer", optimizer="stream_adamw")
+    table = model.network.embeddings[0].weight
+    before = table.detach().clone()
+    data = records(MIXED, 50)
+    seen = data.category_NC[:, 0] != 4
+    batch = dataclasses.replace(
+        data,
+        x_NF=data.x_NF[seen],
+        missing_NF=data.missing_NF[seen],
+        category_NC=data.category_NC[seen],
+        y_N=data.y_N[seen],
+        arrays={name: array[seen] for name, array in data.arrays.items()},
+        timestamp_ms_N=data.timestamp_ms_N[seen],
+    )
+    for _ in range(5):
+        model.learn(batch)
+
+    assert torch.equal(before[4], table[4])
+    assert not torch.equal(before[6], table[6])  # the bucket of "absent" learns like any other
+
+
+# ------------------------------------------------------------ networks of the user
+
+
+def sequential(widths: InputWidths, outputs: int, width: int = 8) -> nn.Module:
+    """Stands for a factory in the user's own package."""
+    return nn.Sequential(nn.Linear(widths.numbers, width), nn.ReLU(), nn.Linear(width, outputs))
+
+
+def with_batch_norm(widths: InputWidths, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(widths.numbers, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, outputs))
+
+
+def too_narrow(widths: InputWidths, outputs: int) -> nn.Module:
+    return nn.Linear(widths.numbers, outputs + 1)
+
+
+HERE = "test_models_torch_model"
+
+
+def test_a_sequential_of_the_user_learns_from_numbers():
+    """The factory is called with the input widths and the number of outputs, and its own options."""
+    options = TorchOptions(module=f"{HERE}:sequential", module_options={"width": 12}, optimizer="adam")
+    model = build_model(NUMBERS, "torch", options)
+    losses = [model.learn(batch).loss for batch in cut(records(NUMBERS, 3200), [16])]
+
+    assert 12 == model.network[0].out_features
+    assert np.mean(losses[-20:]) < np.mean(losses[:20])
+
+
+def test_plain_batch_norm_is_refused_with_the_way_out():
+    """It would run until the first batch of one arrives, some night."""
+    with pytest.raises(ConfigError) as caught:
+        build_model(NUMBERS, "torch", TorchOptions(module=f"{HERE}:with_batch_norm"))
+
+    assert str(caught.value) == (
+        "The network has a BatchNorm1d at '1'; it cannot learn from a batch of one, and batches have the size that "
+        "arrived. In a network of ours set norm: batch_renorm (or layer); in a module of yours set convert_norms: "
+        "batch_renorm, which exchanges every BatchNorm and keeps its weights."
+    )
+    with pytest.raises(ConfigError, match="The network has a BatchNorm at 'body.1'"):
+        build(norm="batch")
+
+
+def test_convert_norms_makes_a_batch_norm_network_learn_from_one_record():
+    """The promised way out works."""
+    model = build_model(
+        NUMBERS, "torch", TorchOptions(module=f"{HERE}:with_batch_norm", convert_norms="batch_renorm", optimizer="adam")
+    )
+
+    assert model.learn(records(NUMBERS, 1)).skipped is None
+
+
+def test_a_network_of_the_wrong_shape_is_named():
+    """Broadcasting would otherwise turn the mistake into a strange loss."""
+    model = build_model(NUMBERS, "torch", TorchOptions(module=f"{HERE}:too_narrow", optimizer="adam"))
+
+    with pytest.raises(ModelError, match=r"returned shape \(5, 3\) for 5 records; expected \(5, 2\)"):
+        model.predict(records(NUMBERS, 5))
+
+
+# ------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"net": "resnet"}, "net is 'resnet'; known networks: mlp."),
+        ({"optimizer": "adm"}, "optimizer is 'adm'; known optimizers: adam, adamw, sgd, stream_adamw."),
+        ({"optimizer": {"sgd": {"learning_rate": 1}}}, "optimizer.sgd: no option 'learning_rate'; known options:"),
+        ({"optimizer": {"sgd": {"lr": -1.0}}}, "Invalid learning rate: -1.0"),
+        ({"norm": "batchnorm"}, "norm is 'batchnorm'; known norms:"),
+        ({"lr_scaling": "cubic"}, "lr_scaling.rule is 'cubic'; known rules: linear, momentum_exact, none, sqrt."),
+        ({"optimizer": "stream_adamw", "lr_scaling": "sqrt"}, "stream_adamw counts records itself"),
+        ({"optimizer": {"sgd": {}, "adam": {}}}, "expected a name or {name: {options}}"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_the_right_ones(options, message):
+    """Checked at birth, so that a typing error costs a second and not a night."""
+    with pytest.raises(ConfigError) as caught:
+        build(**options)
+
+    assert message in str(caught.value)
+
+
+def test_net_options_beside_a_module_are_refused():
+    """They would be ignored in silence."""
+    with pytest.raises(ConfigError, match="module is given, so hidden, norm has no use"):
+        TorchOptions(module="a:b", hidden=(1,), norm="layer")
+
+
+@pytest.mark.parametrize("path", ["nowhere.at_all:make", f"{HERE}:missing", "justaname"])
+def test_a_module_that_cannot_be_imported_is_named(path):
+    """The message repeats what was tried."""
+    with pytest.raises(ConfigError, match=f"torch.module is '{path}'; expected package.module:factory"):
+        build_model(NUMBERS, "torch", TorchOptions(module=path))
+
+
+def test_a_checkpoint_of_another_network_or_schema_is_refused():
+    """Loading half of it would be worse than stopping."""
+    model = build()
+    model.learn(records(MIXED, 4))
+
+    with pytest.raises(CheckpointError, match=r"'body.0.weight' has shape \[16, 16\] in the checkpoint and \[5, 16\]"):
+        build(hidden=(5, 5)).restore(model.capture())
+    with pytest.raises(CheckpointError, match="the checkpoint has features"):
+        build(NUMBERS).restore(model.capture())
+    with pytest.raises(CheckpointError, match="optimizer_name 'stream_adamw', this run 'adam'"):
+        build(optimizer="adam").restore(model.capture())
