@@ -139,6 +139,7 @@ CHECKPOINT_SECONDS = _histogram(
 CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the last checkpoint.")
 CHECKPOINT_STEP = _gauge("checkpoint_last_step", "Batches covered by the last checkpoint.")
 CHECKPOINT_SAVED = _gauge("checkpoint_last_success_timestamp_seconds", "When the last checkpoint was complete.")
+CORRUPT = _counter("checkpoints_corrupt", "Checkpoints that did not verify when they were to be loaded.")
 
 # Ourselves.
 LIFECYCLE = _gauge("lifecycle_state", "1 for the state the service is in, 0 for the others.", "state")
@@ -286,6 +287,11 @@ class Metrics:
         with self._series.lock:
             self._series.add(CHECKPOINTS, 1, "failed")
 
+    def checkpoints_corrupt(self, found: int) -> None:
+        """How many were passed over while looking for one to start from."""
+        with self._series.lock:
+            self._series.add(CORRUPT, found)
+
     def observe_lifecycle(self, state: str) -> None:
         """Raises: ValueError for a state that is not one of STATES."""
         if state not in STATES:
@@ -310,7 +316,7 @@ class Metrics:
         each_model = [(model,) for model in models]
         each_partition = [(partition.topic, str(partition.partition)) for partition in partitions]
         each_direction = [direction.value for direction in Direction]
-        for family in (LEARNED, SKIPPED, BYTES, REBUILDS, SOURCE_ERRORS, DROPPED):
+        for family in (LEARNED, SKIPPED, BYTES, REBUILDS, SOURCE_ERRORS, CORRUPT, DROPPED):
             announce(family, [()])
         announce(DEAD_LETTERED, [(reason.value,) for reason in RejectReason])
         announce(BATCHES, [(closed_by.value,) for closed_by in ClosedBy])

@@ -220,6 +220,13 @@ def test_checkpoints_count_both_outcomes(metrics):
     assert value(metrics, "checkpoint_seconds_count") == 1.0
 
 
+def test_a_checkpoint_that_does_not_verify_is_counted(metrics):
+    """The run goes on from an older one; without the count nobody would look at the disk."""
+    metrics.checkpoints_corrupt(2)
+
+    assert value(metrics, "checkpoints_corrupt_total") == 2.0
+
+
 def test_the_source_counts_for_itself(metrics):
     """Totals are handed over, so that nothing is lost between two calls."""
     metrics.observe_source(rebuilds=1, retriable_errors=4)

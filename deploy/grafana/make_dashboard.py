@@ -1,0 +1,299 @@
+"""Writes dashboard.json from the metric names of the code: python deploy/grafana/make_dashboard.py
+
+Five rows, the five questions one asks of a trainer. A panel that names a metric which no longer exists fails here, not
+in front of an operator. Edit this file, not the JSON; a test compares the two.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stream_trainer.telemetry import metrics as m
+from stream_trainer.telemetry.series import Family
+
+HERE = '{job=~"$job", instance=~"$instance"}'
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+WIDTH, HEIGHT = 8, 8  # three panels a line
+
+
+def now(family: Family, **labels: str) -> str:
+    return family.name + HERE[:-1] + "".join(f', {name}="{value}"' for name, value in labels.items()) + "}"
+
+
+def rate(family: Family, suffix: str = "") -> str:
+    return f"rate({family.name}{suffix}{HERE}[$__rate_interval])"
+
+
+def per_record(family: Family) -> str:
+    """A counter's growth per record learned: the exact mean over the range, however the batches were cut."""
+    return f"{rate(family)} / on (job, instance) group_left () {rate(m.LEARNED)}"
+
+
+def quantile(q: float, family: Family) -> str:
+    return f"histogram_quantile({q}, sum by (le) ({rate(family, '_bucket')}))"
+
+
+def rise(family: Family, over: str = "$__rate_interval") -> str:
+    return f"increase({family.name}{HERE}[{over}])"
+
+
+def share_of_time(family: Family) -> str:
+    return f"sum by (instance) ({rate(family, '_sum')})"
+
+
+def panel(title: str, meaning: str, unit: str, *queries: tuple[str, str]) -> dict[str, Any]:
+    """One time series panel; queries are (expression, legend)."""
+    return {
+        "type": "timeseries",
+        "title": title,
+        "description": meaning,
+        "datasource": DATASOURCE,
+        "fieldConfig": {
+            "defaults": {"unit": unit, "custom": {"lineWidth": 1, "fillOpacity": 5, "showPoints": "never"}},
+            "overrides": [],
+        },
+        "options": {"legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull"]}},
+        "targets": [
+            {"refId": chr(ord("A") + i), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
+            for i, (expression, legend) in enumerate(queries)
+        ],
+    }
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "Is it keeping up?": [
+        panel(
+            "Records",
+            "What became of the records that came in.",
+            "cps",
+            (rate(m.LEARNED), "learned"),
+            (rate(m.DEAD_LETTERED), "dead letters: {{reason}}"),
+            (rate(m.SKIPPED), "tombstones"),
+        ),
+        panel(
+            "Lag",
+            "Records not yet read. Growing means that more comes than is learned.",
+            "short",
+            (f"sum by (instance, topic) ({now(m.LAG)})", "{{instance}} {{topic}}"),
+        ),
+        panel(
+            "Age when learned",
+            "From when the log says a record was written to when it was learned. Large while an old log is read.",
+            "s",
+            (quantile(0.5, m.RECORD_AGE), "half are younger"),
+            (quantile(0.99, m.RECORD_AGE), "99 % are younger"),
+        ),
+        panel(
+            "Batch size",
+            "Small when quiet, large when busy: the batcher takes what is there.",
+            "short",
+            (quantile(0.5, m.BATCH_SIZE), "median"),
+            (quantile(0.99, m.BATCH_SIZE), "99 %"),
+        ),
+        panel(
+            "Batches by what closed them",
+            "Mostly `age`: quiet. Mostly `records`: busy.",
+            "cps",
+            (rate(m.BATCHES), "{{closed_by}}"),
+        ),
+        panel(
+            "Share of time in the loop",
+            "1 means that there is no time left: the limit of this trainer.",
+            "percentunit",
+            (share_of_time(m.STEP_SECONDS), "{{instance}}"),
+        ),
+    ],
+    "Is it right?": [
+        panel(
+            "Mean error",
+            "Share of wrong classes, or mean absolute error, predicted before learned; exact for any range.",
+            "short",
+            (per_record(m.ERROR), "{{model}}"),
+        ),
+        panel(
+            "Score of late",
+            "Fading scores of every model, and of predictions that need no model. A model below a baseline is no use.",
+            "short",
+            (now(m.SCORE, window="fading"), "{{model}} {{score}}"),
+            (now(m.BASELINE, window="fading"), "{{baseline}} {{score}}"),
+        ),
+        panel(
+            "Score since the beginning",
+            "The same over the whole run.",
+            "short",
+            (now(m.SCORE, window="cumulative"), "{{model}} {{score}}"),
+            (now(m.BASELINE, window="cumulative"), "{{baseline}} {{score}}"),
+        ),
+    ],
+    "Has the world moved?": [
+        panel(
+            "Distance over threshold",
+            "Above 1 a signal fires. The highest first: that is where to look.",
+            "short",
+            (f"topk(10, {now(m.DRIFT_SCORE)} / {now(m.DRIFT_THRESHOLD)})", "{{signal}} {{feature}}"),
+        ),
+        panel(
+            "Detections",
+            "Claims of the detectors within the last hour.",
+            "short",
+            (
+                f"sum by (signal, model, direction) ({rise(m.DETECTIONS, '1h')})",
+                "{{signal}} {{model}} {{direction}}",
+            ),
+        ),
+        panel(
+            "Since the last detection",
+            "How long each signal has been quiet; a signal that never fired has no line.",
+            "s",
+            (f"time() - {now(m.LAST_DETECTION)}", "{{signal}}"),
+        ),
+    ],
+    "What did it do?": [
+        panel(
+            "Learning rate",
+            "As it was used, scaling and reactions included.",
+            "short",
+            (now(m.LEARNING_RATE), "{{model}}"),
+        ),
+        panel(
+            "Gradient norm",
+            "Of the last batch. A rise of orders of magnitude comes before a loss that is not finite.",
+            "short",
+            (now(m.GRADIENT_NORM), "{{model}}"),
+        ),
+        panel("Loss", "Mean of the last batch, before its step.", "short", (now(m.LOSS), "{{model}}")),
+        panel(
+            "Steps left out",
+            "Loss or gradient was not finite; nothing was learned from those batches.",
+            "short",
+            (rise(m.NONFINITE), "{{model}}"),
+        ),
+        panel(
+            "State",
+            "The state that has the value 1.",
+            "short",
+            (f"{now(m.LIFECYCLE)} == 1", "{{instance}} {{state}}"),
+        ),
+        panel(
+            "Trouble with the source",
+            "Errors that passed by themselves, and consumers built anew after a stall.",
+            "short",
+            (rise(m.SOURCE_ERRORS), "errors"),
+            (rise(m.REBUILDS), "rebuilds"),
+        ),
+        panel(
+            "Age of the last checkpoint",
+            "What a crash now would have to learn again.",
+            "s",
+            (f"time() - {now(m.CHECKPOINT_SAVED)}", "{{instance}}"),
+        ),
+        panel(
+            "Checkpoints",
+            "How long a save takes, in the background, and whether it succeeds.",
+            "short",
+            (quantile(0.99, m.CHECKPOINT_SECONDS), "99 % take fewer seconds"),
+            (rise(m.CHECKPOINTS), "{{outcome}}"),
+            (now(m.CORRUPT), "did not verify"),
+        ),
+        panel(
+            "Size of a checkpoint",
+            "Grows with River models, not with networks.",
+            "bytes",
+            (now(m.CHECKPOINT_BYTES), "{{instance}}"),
+        ),
+    ],
+    "What does it cost?": [
+        panel(
+            "Memory",
+            "Resident. It must be flat over days.",
+            "bytes",
+            (f"process_resident_memory_bytes{HERE}", "{{instance}}"),
+        ),
+        panel(
+            "CPU",
+            "Cores in use, and how much of that each model takes.",
+            "short",
+            (f"rate(process_cpu_seconds_total{HERE}[$__rate_interval])", "all of it"),
+            (rate(m.LEARN_SECONDS), "{{model}} learns"),
+            (rate(m.PREDICT_SECONDS), "{{model}} predicts"),
+        ),
+        panel(
+            "Ourselves",
+            "Open files; the time a scrape takes; updates left out because their labels were not announced.",
+            "short",
+            (f"process_open_fds{HERE}", "open files"),
+            (now(m.COLLECTOR_SECONDS), "scrape seconds"),
+            (now(m.DROPPED), "dropped label sets"),
+        ),
+    ],
+}
+
+
+def variable(name: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": query, "refId": name},
+        "definition": query,
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def laid_out() -> list[dict[str, Any]]:
+    """All rows and panels with their place on the grid and a number each."""
+    placed: list[dict[str, Any]] = []
+    y = 0
+    for title, panels in ROWS.items():
+        placed.append({"type": "row", "title": title, "collapsed": False, "panels": []})
+        placed[-1]["gridPos"] = {"x": 0, "y": y, "w": 24, "h": 1}
+        y += 1
+        for i, each in enumerate(panels):
+            line, column = divmod(i, 24 // WIDTH)
+            placed.append({**each, "gridPos": {"x": column * WIDTH, "y": y + line * HEIGHT, "w": WIDTH, "h": HEIGHT}})
+        y += HEIGHT * -(-len(panels) // (24 // WIDTH))
+    return [{"id": number, **each} for number, each in enumerate(placed, start=1)]
+
+
+def dashboard() -> dict[str, Any]:
+    return {
+        "uid": "stream-trainer",
+        "title": "stream_trainer",
+        "description": "Generated by make_dashboard.py.",
+        "tags": ["stream_trainer"],
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus", "current": {}},
+                variable("job", f"label_values({m.BUILD.name}, job)"),
+                variable("instance", f'label_values({m.BUILD.name}{{job=~"$job"}}, instance)'),
+            ]
+        },
+        "annotations": {
+            "list": [
+                {
+                    "name": "Drift",
+                    "datasource": DATASOURCE,
+                    "enable": True,
+                    "iconColor": "orange",
+                    "expr": f"sum by (signal, model, direction) ({rise(m.DETECTIONS)}) > 0",
+                    "titleFormat": "{{signal}} {{model}} {{direction}}",
+                }
+            ]
+        },
+        "panels": laid_out(),
+    }
+
+
+def text() -> str:
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("dashboard.json").write_text(text())
