@@ -12,6 +12,7 @@ import numpy as np
 
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.adwin import WeightedAdwin
+from stream_trainer.drift.cusum import BatchCusum
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
 from stream_trainer.errors import ConfigError
@@ -45,6 +46,7 @@ class NoDetector:
 
 DETECTORS: dict[str, Any] = {
     "adwin": RiverAdwin,
+    "cusum": BatchCusum,
     "ddm": RiverDdm,
     "kswin": RiverKswin,
     "none": NoDetector,

@@ -53,7 +53,7 @@ class AdwinOptions:
     """How sure, how large, how often. The defaults are for the errors of a classifier, 0 or 1."""
 
     false_suspect_hours: float = 24.0  # sensitivity in words: in this time, at this rate, at most one false suspect
-    records_per_s: float = 10_000.0
+    records_per_s: float = 1_000.0  # measured on steady errors, a suspect is about 200 times rarer than asked for
     delta: float | None = None  # confidence of one test, instead of the two above; River's ADWIN has 0.002
     direction: str = "worse"  # "worse": improvements move the window but are only counted; "both": they are told too
     min_effect: float = 0.01  # in units of value_max: streams wander by a few thousandths without meaning anything
