@@ -13,6 +13,7 @@ import numpy as np
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift import build_detector
 from stream_trainer.errors import ConfigError
+from stream_trainer.schema import Schema
 from stream_trainer.types import Alarm, Batch, Prediction, State
 
 __all__ = ["DriftMonitor", "DriftOptions"]
@@ -38,7 +39,7 @@ class DriftOptions:
 class DriftMonitor:
     """Turns what the trainer has into alarms, and remembers how many there were."""
 
-    def __init__(self, options: DriftOptions, models: Sequence[str]) -> None:
+    def __init__(self, options: DriftOptions, schema: Schema, models: Sequence[str]) -> None:
         self.options = options
         self.alarms = 0  # over all restarts
         self._records = 0

@@ -13,21 +13,19 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from stream_trainer.engine.drift_monitor import DriftOptions
 from stream_trainer.engine.batcher import BatchPolicy, Growth
+from stream_trainer.engine.drift_monitor import DriftOptions
 from stream_trainer.errors import ConfigError
-from stream_trainer.models.river_model import RiverOptions
-from stream_trainer.models.torch_model import TorchOptions
+from stream_trainer.models import RiverOptions, TorchOptions
 from stream_trainer.schema import ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.service.config_text import read_config_text, redacted
-from stream_trainer.streams.files import FileOptions
 from stream_trainer.streams.kafka_options import KafkaOptions
 
 __all__ = ["CheckpointConfig", "DeadLetterConfig", "RunConfig", "TelemetryConfig", "json_schema", "load_config"]
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
-for options in (BatchPolicy, Growth, KafkaOptions, FileOptions, TorchOptions, RiverOptions, DriftOptions):
-    options.__pydantic_config__ = STRICT  # type: ignore[attr-defined]  # how pydantic is told about a plain dataclass
+for options in (BatchPolicy, Growth, KafkaOptions, TorchOptions, RiverOptions, DriftOptions):
+    setattr(options, "__pydantic_config__", STRICT)  # noqa: B010  how pydantic is told about a plain dataclass
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -117,9 +115,16 @@ def _topics(value: Any) -> Any:
     return value
 
 
+class FileConfig(Strict):
+    """A finished file of lines; `-` is standard input."""
+
+    path: str
+    format: Literal["csv", "jsonl"] | None = None  # None: by the suffix
+
+
 class SourceConfig(Strict):
     kafka: Annotated[KafkaOptions | None, BeforeValidator(_topics)] = None
-    file: FileOptions | None = None
+    file: FileConfig | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -191,6 +196,10 @@ class RunConfig(Strict):
     dead_letters: DeadLetterConfig | None = None
     telemetry: TelemetryConfig | None = TelemetryConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    def sha256(self) -> str:
+        """Of the whole configuration, to tell two runs apart."""
+        return _hash(self.model_dump(mode="json", by_alias=True))
 
     def identity(self) -> dict[str, str]:
         """Part -> hash of what gave its saved state a meaning. How batches are cut or where files lie may change."""

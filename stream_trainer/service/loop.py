@@ -17,6 +17,7 @@ from stream_trainer.engine.snapshot import capture, restore
 from stream_trainer.engine.trainer import Trainer
 from stream_trainer.errors import CheckpointError, StreamTrainerError
 from stream_trainer.service.observers import Observer
+from stream_trainer.telemetry.health import Health
 from stream_trainer.types import Alarm, Counts, ModelReport, Positions, RawBatch, Snapshot, StepReport
 
 __all__ = ["Service"]
@@ -85,6 +86,12 @@ class Service:
     def request_stop(self) -> None:
         """Finish the batch, save, commit, leave. Records that wait for their batch will be read again."""
         self._stop_requested = True
+
+    def readiness(self) -> Health:
+        """Ready once the checkpoint is loaded and every partition has a position. Asked from another thread."""
+        state = self.lifecycle.state
+        ready = state in (LifecycleState.RUNNING, LifecycleState.PAUSED)
+        return Health(ok=ready, reasons=() if ready else (f"the service is {state.value}",))
 
     def _start(self) -> None:
         if self.checkpoints:

@@ -5,6 +5,8 @@ from stream_trainer.clock import Clock
 from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.service.loop import Service
 from stream_trainer.service.observers import Observer
+from stream_trainer.service.until_end import UntilEnd
+from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.telemetry.health import Heartbeat
 from stream_trainer.telemetry.metrics import Metrics
 from stream_trainer.types import Counts, Positions, StepReport
@@ -60,6 +62,6 @@ class MetricsObserver(Observer):
         self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
         for signal, scores in trainer.drift.scores().items():
             self.metrics.observe_drift_scores(signal, scores)
-        inner = getattr(source, "inner", source)
-        if hasattr(inner, "rebuilds"):  # only a source that can lose its connection counts such things
+        inner = source.inner if isinstance(source, UntilEnd) else source
+        if isinstance(inner, KafkaSource):
             self.metrics.observe_source(rebuilds=inner.rebuilds, retriable_errors=inner.retriable_errors)

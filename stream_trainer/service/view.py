@@ -139,7 +139,8 @@ def describe(alarm: Alarm) -> str:
     """One line for people."""
     what = " of ".join(part for part in (alarm.signal, alarm.model or alarm.feature) if part)
     found = alarm.detection
-    return f"drift at record {alarm.record:,}: {what} went {found.direction.value}, {found.before:.3g} to {found.after:.3g}"
+    change = f"{found.before:.3g} to {found.after:.3g}"
+    return f"drift at record {alarm.record:,}: {what} went {found.direction.value}, {change}"
 
 
 def _line(scores: Mapping[str, float]) -> str:

@@ -1,0 +1,197 @@
+"""The command line: thin, for everything it does is somewhere else.
+
+Standard output carries results (tables, and with --json one last line of JSON); everything else goes to standard error.
+Exit codes: 0 done, 2 configuration, 3 data lost, 4 too many bad records, 5 stalled, 6 fenced, 1 anything else.
+"""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stream_trainer.errors import StreamTrainerError
+
+__all__ = ["app", "main"]
+
+# Only light imports above: `--help` and a typing error should not wait for torch.
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
+checkpoints = typer.Typer(no_args_is_help=True, help="Look at checkpoints without loading them.")
+app.add_typer(checkpoints, name="checkpoints")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML file of the run")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="replace one value; may be repeated")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the summary as the last line")]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error")]
+
+
+def main() -> None:
+    """Entry point: runs a command and turns our errors into one line and an exit code."""
+    try:
+        app()
+    except StreamTrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    until_end: Annotated[bool, typer.Option("--until-end", help="stop where the log ended at start")] = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "info",
+) -> None:
+    """Learn from the source of CONFIG, for ever."""
+    _log_to_stderr(log_level)
+    from stream_trainer.service.config import load_config
+    from stream_trainer.service.runs import run_service
+
+    _finish(run_service(load_config(config, overrides), until_end=until_end), as_json)
+
+
+@app.command()
+def replay(
+    config: ConfigPath,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines or CSV, also .gz; - for standard input")],
+    overrides: Overrides = [],  # noqa: B006
+    format: Annotated[str | None, typer.Option(help="jsonl or csv, where the suffix does not say it")] = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> None:
+    """Learn from FILE instead of the source: the same engine, no broker, and nothing is kept but the summary."""
+    _log_to_stderr(log_level)
+    from stream_trainer.service.config import load_config
+    from stream_trainer.service.runs import run_service
+    from stream_trainer.streams.files import FileSource
+
+    loaded = load_config(config, overrides)
+    source = FileSource(file, format, line_bytes_max=loaded.schema_.record_bytes_max)
+    _finish(run_service(loaded, replay=source), as_json)
+
+
+@app.command()
+def demo(
+    records: Annotated[int | None, typer.Option(min=1, help="stop after so many flights")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="stop after so many seconds")] = None,
+    rate: Annotated[float | None, typer.Option(min=1, help="flights per second; as fast as they are learned")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of /metrics; 0: any free one")] = 9464,
+    only: Annotated[str | None, typer.Option(help="train this model alone, for example mlp_layer")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A year of real flights through an embedded broker into three models, live."""
+    from stream_trainer.demo.app import run_demo
+
+    _finish(run_demo(records_max=records, seconds_max=seconds, rate_per_s=rate, port=port, only=only), as_json)
+
+
+@app.command()
+def validate(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    schema: Annotated[
+        bool, typer.Option("--json-schema", help="print the JSON Schema of configurations instead")
+    ] = False,
+) -> None:
+    """Check CONFIG, build its models, and print it as it will be used, secrets hidden."""
+    from stream_trainer.service.config import json_schema, load_config
+    from stream_trainer.service.runs import check_buildable, readable
+
+    if schema:
+        print(json.dumps(json_schema(), indent=2))
+        return
+    loaded = load_config(config, overrides)
+    check_buildable(loaded)
+    print(readable(loaded), end="")
+
+
+@app.command()
+def doctor(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+    """Can this run work here? Broker, codecs, topic, clock, directories."""
+    _log_to_stderr("error")
+    from stream_trainer.service.config import load_config
+    from stream_trainer.service.doctor import examine
+
+    table = Table("check", "", "finding", box=None)
+    findings = list(examine(load_config(config, overrides)))
+    for finding in findings:
+        table.add_row(finding.check, "[green]ok[/]" if finding.ok else "[red]no[/]", finding.text)
+    Console().print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="checkpoint.directory of a run")]
+
+
+@checkpoints.command("list")
+def list_checkpoints(directory: Directory) -> None:
+    """Newest first; manifests are read, files are not."""
+    _print_checkpoints(directory, verify=False)
+
+
+@checkpoints.command()
+def verify(directory: Directory) -> None:
+    """Read every byte and compare it with the manifest. Exit code 1 if anything differs."""
+    _print_checkpoints(directory, verify=True)
+
+
+@checkpoints.command()
+def show(
+    directory: Directory, step: Annotated[int | None, typer.Option(help="batches learned; default: the newest")] = None
+) -> None:
+    """The manifest of one checkpoint."""
+    from stream_trainer.checkpoints.directory import describe
+
+    found = [info for info in _infos(directory, verify=False) if step is None or info.step == step]
+    if not found:
+        raise StreamTrainerError(f"{directory}: no checkpoint{'' if step is None else f' of step {step}'}.")
+    print(describe(found[0]))
+
+
+def _print_checkpoints(directory: Path, *, verify: bool) -> None:
+    table = Table("step", "records", "saved", "bytes", "verified" if verify else "problem", box=None)
+    infos = _infos(directory, verify=verify)
+    for info in infos:
+        body = info.body
+        size = sum(entry["bytes"] for entry in body["files"].values()) if body else 0
+        saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(body["saved_at_s"])) if body else "?"
+        consumed = f"{body['counts']['consumed']:,}" if body else "?"
+        table.add_row(str(info.step), consumed, saved, f"{size:,}", info.problem or ("yes" if verify else "-"))
+    Console().print(table)
+    if any(info.problem for info in infos):
+        raise typer.Exit(1)
+
+
+def _infos(directory: Path, *, verify: bool) -> list[Any]:
+    from stream_trainer.checkpoints import CheckpointDirectory
+
+    if not directory.is_dir():
+        raise StreamTrainerError(f"{directory}: no such directory.")
+    return list(CheckpointDirectory(directory, identity={}, versions={}).infos(verify=verify))
+
+
+# ---------------------------------------------------------------- output
+
+
+def _finish(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary), flush=True)
+
+
+def _log_to_stderr(level: str) -> None:
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise StreamTrainerError(f"--log-level {level}: expected debug, info, warning or error.")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    logging.getLogger("stream_trainer").setLevel(level.upper())

@@ -1,0 +1,1 @@
+"""One command that shows the whole system on a real stream: broker, service, models, drift, metrics."""

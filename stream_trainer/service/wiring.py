@@ -1,0 +1,190 @@
+"""From a configuration to a service: the only file that knows which concrete class stands behind a contract."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from stream_trainer.checkpoints import CheckpointDirectory
+from stream_trainer.clock import Clock, SystemClock
+from stream_trainer.contracts import DeadLetters, Decoder, Model, Source
+from stream_trainer.decoding import build_decoder
+from stream_trainer.engine.bad_records import BadRecordLimit
+from stream_trainer.engine.batcher import Batcher
+from stream_trainer.engine.drift_monitor import DriftMonitor
+from stream_trainer.engine.trainer import Trainer
+from stream_trainer.errors import ConfigError
+from stream_trainer.evaluation import Prequential
+from stream_trainer.models import build_model
+from stream_trainer.schema import Schema
+from stream_trainer.service.config import DeadLetterConfig, RunConfig, TelemetryConfig
+from stream_trainer.service.guard import leave_when_stuck
+from stream_trainer.service.loop import Service
+from stream_trainer.service.metrics_observer import MetricsObserver
+from stream_trainer.service.observers import Observer
+from stream_trainer.service.until_end import UntilEnd
+from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
+from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
+from stream_trainer.streams.files import FileSource
+from stream_trainer.streams.kafka import KafkaSource
+from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
+from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
+from stream_trainer.telemetry.http import TelemetryServer
+from stream_trainer.telemetry.metrics import Metrics
+
+__all__ = ["assemble", "with_embedded_broker"]
+
+log = logging.getLogger(__name__)
+EMBEDDED = "embedded"
+
+
+@contextmanager
+def assemble(
+    config: RunConfig,
+    *,
+    until_end: bool = False,
+    observers: Sequence[Observer] = (),
+    replay: FileSource | None = None,
+    clock: Clock | None = None,
+) -> Iterator[Service]:
+    """A service ready to `run`, with its metrics port, watchdog and, if asked for, embedded broker around it.
+
+    Args:
+        until_end: a Kafka source ends where the log ended at start; files end anyway.
+        replay: read this instead of the configured source, and leave no traces: no checkpoint, no metrics port, dead
+            letters only in the log.
+    """
+    clock = clock or SystemClock()
+    with ExitStack() as stack:
+        if replay is not None:
+            changes = {"checkpoint": None, "telemetry": None, "dead_letters": None}
+            config = config.model_copy(update=changes)
+        elif config.source.kafka and config.source.kafka.bootstrap_servers == EMBEDDED:
+            broker = stack.enter_context(EmbeddedBroker())
+            config = with_embedded_broker(config, broker, partitions=1)
+        schema = config.schema_.build()
+        trainer = build_trainer(config, schema, clock)
+        source, decoder = _build_source(config, schema, replay, clock, until_end)
+        heartbeat = Heartbeat(clock)
+        metrics = _build_metrics(config, schema, trainer)
+        metrics_observer = MetricsObserver(metrics, heartbeat, clock)
+        service = Service(
+            source=source,
+            decoder=decoder,
+            batcher=Batcher(config.batch, records_seen=0),
+            trainer=trainer,
+            checkpoints=_build_checkpoints(config),
+            checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
+            dead_letters=LoggedDeadLetters() if replay is not None else _build_dead_letters(config),
+            bad_records=_build_bad_records(config.dead_letters),
+            observers=[metrics_observer, *observers],
+            clock=clock,
+        )
+        metrics_observer.service = service
+        if config.telemetry:
+            stack.enter_context(_telemetry(config.telemetry, metrics, service, heartbeat, config.limits.turn_s_max))
+        stack.enter_context(leave_when_stuck(heartbeat, turn_s_max=config.limits.turn_s_max))
+        yield service
+
+
+def build_trainer(config: RunConfig, schema: Schema, clock: Clock) -> Trainer:
+    models: dict[str, Model] = {}
+    for name, model in config.models.items():
+        try:
+            kind = "torch" if model.torch else "river"
+            models[name] = build_model(schema, kind, model.torch or model.river)
+        except ConfigError as error:
+            raise ConfigError(f"models.{name}: {error}") from error
+    prequential = Prequential(schema.target, list(models), half_life_records=config.scores.half_life_records)
+    return Trainer(models, prequential, DriftMonitor(config.drift, schema, list(models)), clock.monotonic_s)
+
+
+def with_embedded_broker(config: RunConfig, broker: EmbeddedBroker, *, partitions: int) -> RunConfig:
+    """The same run against a broker that was just started, its topics made."""
+    kafka = config.source.kafka
+    assert kafka is not None
+    for topic in kafka.topics:
+        broker.create_topic(topic, partitions)
+    log.info("embedded broker at %s: its log is in memory and ends with this run", broker.bootstrap_servers)
+    client = {**CLIENT_SETTINGS, **kafka.client}
+    kafka = replace(kafka, bootstrap_servers=broker.bootstrap_servers, client=client)
+    return config.model_copy(update={"source": config.source.model_copy(update={"kafka": kafka})})
+
+
+def _build_source(
+    config: RunConfig, schema: Schema, replay: FileSource | None, clock: Clock, until_end: bool
+) -> tuple[Source, Decoder]:
+    limits = {"record_bytes_max": config.schema_.record_bytes_max}
+    if replay is None and config.source.kafka:
+        source: Source = KafkaSource(config.source.kafka, clock)
+        return UntilEnd(source) if until_end else source, build_decoder("json", schema, **limits)
+    if replay is None:
+        assert config.source.file is not None
+        replay = FileSource(config.source.file.path, config.source.file.format)
+    if replay.format == "csv":
+        return replay, build_decoder("csv", schema, header=replay.header, **limits)
+    return replay, build_decoder("json", schema, **limits)
+
+
+def _build_checkpoints(config: RunConfig) -> CheckpointDirectory | None:
+    if config.checkpoint is None:
+        return None
+    return CheckpointDirectory(
+        config.checkpoint.directory,
+        identity=config.identity(),
+        versions={name: version(name) for name in ("stream-trainer", "torch", "river", "numpy")},
+        keep=config.checkpoint.keep,
+        trusted=config.checkpoint.trusted,
+    )
+
+
+def _build_dead_letters(config: RunConfig) -> DeadLetters:
+    chosen = config.dead_letters
+    if chosen is None:
+        folder = config.checkpoint.directory if config.checkpoint else Path()
+        return FileDeadLetters(folder / f"{config.name}.dead_letters.jsonl")
+    if chosen.file:
+        return FileDeadLetters(chosen.file)
+    assert chosen.topic is not None
+    if config.source.kafka is None:
+        raise ConfigError("dead_letters.topic needs source.kafka: its brokers get the topic. Use dead_letters.file.")
+    kafka = config.source.kafka
+    return TopicDeadLetters(kafka.bootstrap_servers, chosen.topic, client=_producer_settings(kafka.client))
+
+
+def _producer_settings(client: Mapping[str, object]) -> dict[str, object]:
+    """Of the consumer's settings those that a producer has too: how to reach the brokers and who we are."""
+    shared = ("security_protocol", "sasl_", "ssl_", "client_id", "api_version", "socks5_proxy")
+    return {key: value for key, value in client.items() if key.startswith(shared)}
+
+
+def _build_bad_records(config: DeadLetterConfig | None) -> BadRecordLimit:
+    if config is None:
+        return BadRecordLimit(ratio_max=0.5, window_records=10_000)
+    return BadRecordLimit(ratio_max=config.ratio_max, window_records=config.window_records)
+
+
+def _build_metrics(config: RunConfig, schema: Schema, trainer: Trainer) -> Metrics:
+    metrics = Metrics(models=list(trainer.models), features=schema.feature_names, signals=trainer.drift.signals)
+    metrics.observe_config(run=config.name, config_sha256=config.sha256())
+    return metrics
+
+
+@contextmanager
+def _telemetry(
+    config: TelemetryConfig, metrics: Metrics, service: Service, heartbeat: Heartbeat, turn_s_max: float
+) -> Iterator[None]:
+    def live() -> Health:
+        return loops_alive({"train": heartbeat}, age_s_max=turn_s_max)
+
+    server = TelemetryServer(
+        metrics.registry, live=live, ready=service.readiness, address=config.address, port=config.port
+    )
+    server.start()
+    log.info("metrics on http://%s:%d/metrics", server.address, server.port)
+    try:
+        yield
+    finally:
+        server.close()
