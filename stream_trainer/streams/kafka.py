@@ -64,6 +64,11 @@ class KafkaSource:
 
     # ------------------------------------------------------------ the contract
 
+    @property
+    def exhausted(self) -> bool:
+        """Never: there may always be another record."""
+        return False
+
     def start(self, positions: Positions | None) -> Positions:
         check_codecs()
         warn_if_readable(self._options)
