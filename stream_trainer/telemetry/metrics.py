@@ -7,17 +7,18 @@ anything from inside a record. Dashboards, alert rules and the runbook in deploy
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from itertools import product
 from typing import Protocol
 
+import numpy as np
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
 from stream_trainer import __version__
 from stream_trainer.clock import Clock
 from stream_trainer.telemetry.series import Family, Kind, LabelValues, SeriesStore
-from stream_trainer.types import ClosedBy, Direction, ModelReport, Positions, RejectReason, StepReport, TopicPartition
+from stream_trainer.types import ClosedBy, Direction, ModelReport, Positions, RejectReason, StepReport
 
 __all__ = ["METRICS", "STATES", "Metrics", "ScoreWindows", "metrics_table"]
 
@@ -173,9 +174,9 @@ class Metrics:
     """Holds the series of one run and its registry. Every verb may be called from any thread.
 
     Args:  models, features, signals: the names in the configuration; their series start at 0 or are reserved.
-           partitions: those known before the first batch.
            registry: where to appear; by default one of our own, so that two runs in one process stay apart.
 
+    >>> from stream_trainer.types import TopicPartition
     >>> metrics = Metrics(models=["mlp"])
     >>> metrics.observe_lags({TopicPartition("flights", 0): 7})
     >>> metrics.registry.get_sample_value(LAG.name, {"topic": "flights", "partition": "0"})
@@ -188,12 +189,11 @@ class Metrics:
         models: Sequence[str],
         features: Sequence[str] = (),
         signals: Sequence[str] = (),
-        partitions: Iterable[TopicPartition] = (),
         registry: CollectorRegistry | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._series = SeriesStore(METRICS, dropped=DROPPED, seconds=COLLECTOR_SECONDS, clock=clock)
-        self._announce(models, features, signals, partitions)
+        self._announce(models, features, signals)
         self._describe_build()
         self.observe_lifecycle("STARTING")
         self.registry = registry if registry is not None else _own_registry()
@@ -201,14 +201,21 @@ class Metrics:
 
     # ------------------------------------------------------------ the loop
 
+    def observe_start(self, positions: Positions, *, records_learned: int) -> None:
+        """Where reading begins, and what the restored models have seen: visible before the first batch."""
+        with self._series.lock:
+            self._series.replace(NEXT_OFFSET, _by_partition(positions))
+            self._series.set(RUN_LEARNED, records_learned)
+
     def observe_step(self, report: StepReport, *, step_s: float, now_wall_s: float) -> None:
         """What one turn of the loop did; all of it appears in a scrape, or none."""
         series, n = self._series, report.batch_records
-        age_s_N = now_wall_s - report.timestamp_ms_N[report.timestamp_ms_N >= 0] / 1000
+        age_s_N = _ages_s(report.timestamp_ms_N, now_wall_s)
         with series.lock:
             series.add(LEARNED, n)
-            for reason, count in Counter(reject.reason for reject in report.rejects).items():
-                series.add(DEAD_LETTERED, count, reason.value)
+            if report.rejects:
+                for reason, count in Counter(reject.reason for reject in report.rejects).items():
+                    series.add(DEAD_LETTERED, count, reason.value)
             series.add(SKIPPED, report.n_tombstones)
             series.add(BYTES, report.batch_bytes)
             series.add(BATCHES, 1, report.closed_by.value)
@@ -217,9 +224,6 @@ class Metrics:
             series.observe(STEP_SECONDS, step_s)
             series.set(LAST_STEP, now_wall_s)
             if len(age_s_N):
-                # A producer whose clock is ahead writes in the future; neither an age below 0 nor a "newest record"
-                # of next year may follow from that.
-                age_s_N = age_s_N.clip(min=0)
                 series.observe_many(RECORD_AGE, age_s_N)
                 series.set(LAST_RECORD, now_wall_s - float(age_s_N.min()))
             series.replace(NEXT_OFFSET, _by_partition(report.next_offsets))
@@ -305,16 +309,9 @@ class Metrics:
 
     # ------------------------------------------------------------ before the first batch
 
-    def _announce(
-        self,
-        models: Sequence[str],
-        features: Sequence[str],
-        signals: Sequence[str],
-        partitions: Iterable[TopicPartition],
-    ) -> None:
+    def _announce(self, models: Sequence[str], features: Sequence[str], signals: Sequence[str]) -> None:
         announce = self._series.announce
         each_model = [(model,) for model in models]
-        each_partition = [(partition.topic, str(partition.partition)) for partition in partitions]
         each_direction = [direction.value for direction in Direction]
         for family in (LEARNED, SKIPPED, BYTES, REBUILDS, SOURCE_ERRORS, CORRUPT, DROPPED):
             announce(family, [()])
@@ -324,8 +321,6 @@ class Metrics:
         announce(LIFECYCLE, [(state,) for state in STATES])
         for family in (PREDICT_SECONDS, LEARN_SECONDS, ERROR, NONFINITE, LOSS, GRADIENT_NORM, LEARNING_RATE):
             announce(family, each_model)
-        for family in (NEXT_OFFSET, LAG):
-            announce(family, each_partition)
         announce(DETECTIONS, product(signals, ("", *models), each_direction))
         announce(LAST_DETECTION, [(signal,) for signal in signals])
         for family in (DRIFT_SCORE, DRIFT_THRESHOLD):
@@ -342,6 +337,14 @@ def _own_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)  # CPU, memory, files, and when the process began: the alert rules need it
     GCCollector(registry=registry)
     return registry
+
+
+def _ages_s(timestamp_ms_N: np.ndarray, now_wall_s: float) -> np.ndarray:
+    """Of the records that say when they were written. A producer whose clock is ahead writes in the future; neither an
+    age below 0 nor a "newest record" of next year may follow from that."""
+    if len(timestamp_ms_N) and timestamp_ms_N.min() < 0:
+        timestamp_ms_N = timestamp_ms_N[timestamp_ms_N >= 0]
+    return np.maximum(now_wall_s - timestamp_ms_N / 1000, 0.0)
 
 
 def _by_partition(positions: Positions) -> dict[LabelValues, float]:

@@ -1,5 +1,6 @@
 """The port: what it answers, what it refuses, and that nobody can hold it."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -133,7 +134,15 @@ def test_silent_clients_do_not_take_all_threads_for_ever():
             assert connection.recv(100) == b""
             connection.close()
 
-        assert ask(server, "/livez")[0] == 200
+        assert answered(server) == 200
+
+
+def answered(server, attempts=10_000):
+    """The status, once the threads just hung up on are gone; each attempt waits for an answer or a refusal."""
+    for _ in range(attempts):
+        with contextlib.suppress(http.client.RemoteDisconnected, ConnectionResetError):
+            return ask(server, "/livez")[0]
+    return None
 
 
 def test_a_closed_server_frees_its_port_at_once():

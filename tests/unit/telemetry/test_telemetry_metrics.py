@@ -33,7 +33,7 @@ NOW_S = 1_700_000_000.0
 
 @pytest.fixture
 def metrics():
-    return Metrics(models=["mlp", "tree"], features=["distance"], signals=["error", "psi"], partitions=[FLIGHTS])
+    return Metrics(models=["mlp", "tree"], features=["distance"], signals=["error", "psi"])
 
 
 def value(metrics, name, **labels):
@@ -87,6 +87,15 @@ def test_a_gauge_waits_for_its_first_value(metrics):
     """A loss of 0 before the first step would be the best loss ever seen."""
     assert value(metrics, "batch_loss", model="mlp") is None
     assert value(metrics, "checkpoint_last_success_timestamp_seconds") is None
+
+
+def test_a_restored_run_shows_where_it_begins(metrics):
+    """Whoever starts from an older checkpoint looks here first, and the stream may be quiet."""
+    metrics.observe_start({FLIGHTS: 17}, records_learned=4000)
+
+    assert value(metrics, "next_offset", topic="flights", partition="0") == 17
+    assert value(metrics, "run_records_learned") == 4000
+    assert value(metrics, "records_learned_total") == 0.0
 
 
 def test_every_record_is_counted_in_exactly_one_place(metrics):
