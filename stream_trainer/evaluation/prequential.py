@@ -93,12 +93,12 @@ class Prequential:
             for name, by_form in self._guesses.items()
         }
 
-    def confusion_KK(self, model: str) -> np.ndarray:
-        """Number of records by true class (row) and guessed class (column), over all records.
+    def confusion_KK(self, model: str, form: str = "cumulative") -> np.ndarray:
+        """Weight of the records by true class (row) and guessed class (column); cumulative: their number.
 
         Raises: ConfigError: the target is a number.
         """
-        scores = self._models[model]["cumulative"]
+        scores = self._models[model][form]
         if not isinstance(scores, ClassScores):
             raise ConfigError(f"target {self._target.name!r} is a number; only classes can be confused.")
         return scores.confusion_KK
@@ -177,7 +177,8 @@ def _check_shape(name: str, prediction: np.ndarray, expected: tuple[int, ...]) -
 
 
 def _check_probabilities(name: str, p_NK: np.ndarray) -> None:
-    error_N = np.abs(p_NK @ np.ones(p_NK.shape[1]) - 1)
+    with np.errstate(invalid="ignore"):  # infinities of both signs: the message below is the better warning
+        error_N = np.abs(p_NK @ np.ones(p_NK.shape[1]) - 1)
     # Written so that NaN and infinity, which reach the sum of their row, are not good.
     if p_NK.size and not (error_N.max() <= SUM_TOLERANCE and p_NK.min() >= 0):
         row = int(((error_N <= SUM_TOLERANCE) & (p_NK.min(axis=1) >= 0)).argmin())
