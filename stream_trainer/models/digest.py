@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import pickle
+import random
 import struct
 import types
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from stream_trainer.errors import ModelError
 from stream_trainer.types import State
 
 __all__ = ["object_sha256", "state_sha256"]
+
+_GENERATORS = (random.Random, np.random.RandomState, np.random.Generator)
 
 
 def state_sha256(state: State) -> str:
@@ -132,6 +135,10 @@ def _reduced(item: Any) -> list[Any]:
         parts[3] = list(parts[3])
     if parts[4] is not None:
         parts[4] = [part for pair in parts[4] for part in pair]
+    if isinstance(parts[2], dict) and "seed" in parts[2] and parts[2]["seed"] is None:
+        # Seeded by the operating system: no two runs agree on it, and nothing reproducible can hang on it. River's
+        # every Gaussian carries one, for a method that no estimator calls.
+        parts[2] = {name: value for name, value in parts[2].items() if not isinstance(value, _GENERATORS)}
     return parts
 
 
