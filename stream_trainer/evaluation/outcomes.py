@@ -14,7 +14,7 @@ PROBABILITY_MIN = 1e-15  # log_loss never sees less: one sure mistake costs 34.5
 ODDS_MIN = 1e-300  # keeps the quotient and its logarithm finite; far beyond any odds that a model means
 
 # Log odds t are binned by t / (|t| + 4): fine where most predictions are (a step of .002 in probability at 1/2), and
-# yet no end of the scale: odds of 1e8 and 1e9 to one are still 12 bins apart. A plain grid on probabilities would put
+# yet no end of the scale: odds of 1e8 and 1e9 to one are still 8 bins apart. A plain grid on probabilities would put
 # all rare events of a fraud model into its first bin; a plain grid on log odds would have to be cut off somewhere.
 ODDS_KNEE = 4.0
 

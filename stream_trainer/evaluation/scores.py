@@ -1,4 +1,4 @@
-"""Scores of one model over one memory, fed with columns of a batch; cumulative and fading are the same code.
+"""Scores of one model over one memory; cumulative and fading are the same code with another memory.
 
 N = records of the batch, K = classes, B = bins. Everything kept is a weighted sum or a merged moment, so any cut of the
 same records gives the same scores, to rounding. Not here: the arithmetic per record that several memories share
@@ -18,6 +18,10 @@ from stream_trainer.evaluation.parts import capture_parts, restore_parts
 from stream_trainer.types import State
 
 __all__ = ["ClassScores", "NumberScores", "Rates"]
+
+# Labels whose standard deviation is this share of their mean are all the same: what deviates is rounding. Labels that
+# differ are float32, and differ by more.
+ROUNDING = 1e-13
 
 
 class Rates:
@@ -121,10 +125,11 @@ class NumberScores:
     def values(self) -> dict[str, float]:
         if not self._weight:
             return {"mae": math.nan, "rmse": math.nan, "r2": math.nan}
+        all_same = self._deviation <= self._weight * (ROUNDING * self._mean) ** 2
         return {
             "mae": self._absolute / self._weight,
             "rmse": math.sqrt(self._squared / self._weight),
-            "r2": 1 - self._squared / self._deviation if self._deviation > 0 else math.nan,
+            "r2": math.nan if all_same else 1 - self._squared / self._deviation,
         }
 
     def capture(self) -> State:

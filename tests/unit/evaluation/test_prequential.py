@@ -204,6 +204,16 @@ def test_auc_and_kappa_are_nan_while_only_one_class_came():
     assert 1.0 == scores.cumulative["accuracy"]
 
 
+def test_r2_is_nan_while_all_labels_are_the_same():
+    """Their mean is only equal to rounding: dividing by what is left of it would give r2 = -1e30."""
+    y = np.full(200, 0.1, np.float32)
+    prequential = scored(NUMBER, y, np.zeros(200), cuts(np.random.default_rng(0), 200))
+    assert math.isnan(prequential.scores()["model"].cumulative["r2"])
+
+    prequential.update(np.float32([0.1000001]), {"model": np.array([0.1])})
+    assert math.isfinite(prequential.scores()["model"].cumulative["r2"])
+
+
 @pytest.mark.parametrize(
     ("target", "prediction", "message"),
     [
