@@ -44,7 +44,7 @@ class MLP(nn.Module):
         outputs: int,
         *,
         hidden: Sequence[int] = (128, 64),
-        norm: str = "layer",
+        norm: str = "adaptive_batch_renorm",
         norm_options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
         embedding_dim: int | None = None,
@@ -105,9 +105,9 @@ def refuse_batch_norm(network: nn.Module) -> None:
         if isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm)):
             raise ConfigError(
                 f"The network has a {type(module).__name__} at {name!r}; it cannot learn from a batch of one, and "
-                "batches have the size that arrived. In a network of ours set norm: batch_renorm (or layer); in a "
-                "module of yours set convert_norms: batch_renorm, which exchanges every BatchNorm and keeps its "
-                "weights."
+                "batches have the size that arrived. In a network of ours set norm: adaptive_batch_renorm (or layer); "
+                "in a module of yours set convert_norms: adaptive_batch_renorm, which exchanges every BatchNorm and "
+                "keeps its weights."
             )
 
 

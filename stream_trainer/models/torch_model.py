@@ -235,11 +235,19 @@ def _build_network(schema: Schema, options: TorchOptions) -> nn.Module:
             network = norms.convert_norms(network, options.convert_norms)
     else:
         chosen = {name: getattr(options, name) for name in _NET_OPTIONS if getattr(options, name) is not None}
-        if schema.categories and _optimizer_of(options)[0] == "stream_adamw":
-            chosen["sparse_embeddings"] = True
+        if _optimizer_of(options)[0] == "stream_adamw":
+            chosen |= _for_stream_adamw(schema, chosen)
         network = build_network(options.net or "mlp", schema.widths, schema.target.outputs, **chosen)
     refuse_batch_norm(network)
     return network
+
+
+def _for_stream_adamw(schema: Schema, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What suits an optimizer that counts records: it takes rows, and small batches need no damping by the norm."""
+    suited: dict[str, Any] = {"sparse_embeddings": True} if schema.categories else {}
+    if chosen.get("norm", "adaptive_batch_renorm") == "adaptive_batch_renorm":
+        suited["norm_options"] = {"damping": "none", **(chosen.get("norm_options") or {})}
+    return suited
 
 
 def _call_factory(path: str, schema: Schema, options: Mapping[str, Any]) -> nn.Module:

@@ -65,15 +65,19 @@ class StreamAdamW(torch.optim.Optimizer):
         pull_horizon_records: float | None = 1.6e6,
         warmup_records: int = 0,
     ) -> None:
-        for name, value, allowed in [
-            ("lr", lr, lr >= 0),
-            ("beta1", beta1, 0 <= beta1 < 1),
-            ("horizon_records", horizon_records, horizon_records > 0),
-            ("pull_horizon_records", pull_horizon_records, pull_horizon_records is None or pull_horizon_records > 0),
-            ("warmup_records", warmup_records, warmup_records >= 0),
+        for name, value, allowed, expected in [
+            ("lr", lr, lr >= 0, "0 or more"),
+            ("beta1", beta1, 0 <= beta1 < 1, "0 or more, below 1"),
+            ("horizon_records", horizon_records, horizon_records > 0, "more than 0"),
+            (
+                "pull_horizon_records",
+                pull_horizon_records,
+                pull_horizon_records is None or pull_horizon_records > 0,
+                "more than 0, or None",
+            ),
+            ("warmup_records", warmup_records, warmup_records >= 0, "0 or more"),
         ]:
             if not allowed:
-                expected = "0 or more, below 1" if name == "beta1" else "positive"
                 raise ConfigError(f"stream_adamw.{name} is {value}; expected {expected}.")
         defaults = {
             "lr": lr,

@@ -149,7 +149,7 @@ def test_equal_seeds_repeat_and_others_do_not():
     assert run(1) != run(2)
 
 
-@pytest.mark.parametrize("norm", ["batch_renorm", "layer"])
+@pytest.mark.parametrize("norm", ["adaptive_batch_renorm", "batch_renorm", "layer"])
 @pytest.mark.parametrize("schema", [MIXED, REGRESSION], ids=["classes", "number"])
 def test_a_batch_that_is_not_finite_leaves_no_trace(norm, schema):
     """One poisoned step would cost all learning so far: weights, moments, scales, random state must be as before."""
@@ -256,8 +256,8 @@ def test_plain_batch_norm_is_refused_with_the_way_out():
 
     assert str(caught.value) == (
         "The network has a BatchNorm1d at '1'; it cannot learn from a batch of one, and batches have the size that "
-        "arrived. In a network of ours set norm: batch_renorm (or layer); in a module of yours set convert_norms: "
-        "batch_renorm, which exchanges every BatchNorm and keeps its weights."
+        "arrived. In a network of ours set norm: adaptive_batch_renorm (or layer); in a module of yours set "
+        "convert_norms: adaptive_batch_renorm, which exchanges every BatchNorm and keeps its weights."
     )
     with pytest.raises(ConfigError, match=r"The network has a BatchNorm at 'body\.1'"):
         build(norm="batch")

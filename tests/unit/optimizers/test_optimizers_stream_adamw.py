@@ -1,0 +1,289 @@
+"""StreamAdamW: what it remembers is counted in records, and nothing it does can hurt a stream that never ends."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from stream_trainer.errors import ConfigError
+from stream_trainer.optimizers import StreamAdamW
+
+
+def parameter(*shape: int, seed: int = 0) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def with_gradient(weight: nn.Parameter, gradient: torch.Tensor) -> nn.Parameter:
+    weight.grad = gradient
+    return weight
+
+
+def random_gradients(n: int, *shape: int, seed: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator) for _ in range(n)]
+
+
+# ------------------------------------------------------------ the formula
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+@pytest.mark.parametrize("records", [1, 16, 500])
+def test_a_step_is_the_formula(beta1, records):
+    """Written out for one matrix in double precision: decay by records, bias taken out, update cut, pull after it."""
+    weight = nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    optimizer = StreamAdamW([weight], lr=0.01, beta1=beta1, horizon_records=2000, pull_horizon_records=50_000)
+    expected = initial = weight.detach().clone()
+    v = m = torch.zeros_like(expected)
+    left2 = left1 = 1.0
+    for gradient in random_gradients(20, 3, 4):
+        optimizer.zero_grad()
+        with_gradient(weight, gradient.double() * 7)
+        optimizer.step(records=records)
+
+        g = gradient.double() * 7
+        decay2, decay1 = min(0.9999, math.exp(-records / 2000)), beta1 ** (records / 16)
+        v, left2 = decay2 * v + (1 - decay2) * g * g, left2 * decay2
+        m, left1 = decay1 * m + (1 - decay1) * g, left1 * decay1
+        u = m / (1 - left1) / (v / (1 - left2)).sqrt()
+        u = u / max(1.0, u.square().mean().sqrt().item())
+        moved = expected - 0.01 * math.sqrt(records / 16) * u
+        expected = moved + (1 - math.exp(-records / 50_000)) * (initial - moved)
+
+    torch.testing.assert_close(expected, weight.detach(), rtol=1e-7, atol=1e-9)
+
+
+def test_the_first_step_is_as_long_as_the_rate_says():
+    """No warm-up and no bias: the first record already counts."""
+    weight = with_gradient(nn.Parameter(torch.zeros(2)), torch.tensor([1e-4, -30.0]))
+    rate = StreamAdamW([weight], lr=0.5).step(records=4)
+
+    assert rate == 0.25
+    torch.testing.assert_close(torch.tensor([-0.25, 0.25]), weight.detach(), rtol=1e-5, atol=0)
+
+
+def test_warm_up_is_counted_in_records():
+    """Half the records, half the rate; afterwards constant for ever."""
+    weight = parameter(2)
+    optimizer = StreamAdamW([weight], lr=1.0, warmup_records=64)
+    rates = []
+    for records in (32, 16, 16, 16):
+        with_gradient(weight, torch.ones(2))
+        rates.append(optimizer.step(records=records))
+
+    torch.testing.assert_close(torch.tensor([math.sqrt(2) / 2, 0.75, 1.0, 1.0]), torch.tensor(rates))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 100])
+def test_memories_do_not_depend_on_the_cut(cut):
+    """The same gradient for 2000 records, then none for 2000: what is left of it is a matter of records."""
+    weight = parameter(2, 2)
+    optimizer = StreamAdamW([weight], lr=0.0, horizon_records=1000)  # lr 0: only the memories are watched
+    for gradient in (1.0, 0.0):
+        for _ in range(2000 // cut):
+            with_gradient(weight, torch.full((2, 2), gradient))
+            optimizer.step(records=cut)
+    left = math.exp(-2) - math.exp(-4)
+
+    torch.testing.assert_close(torch.full((2, 2), left), optimizer.state[weight]["square"], rtol=1e-3, atol=0)
+    assert optimizer.param_groups[0]["records"] == 4000
+    assert type(optimizer.param_groups[0]["records"]) is int
+
+
+# ------------------------------------------------------------ the pull
+
+
+def test_only_matrices_are_pulled():
+    """Gains and biases have no initial values worth going back to; decaying gains hastens the loss of plasticity."""
+    matrix, bias = parameter(3, 3), parameter(3, seed=1)
+    before, bias_before = matrix.detach().clone(), bias.detach().clone()
+    optimizer = StreamAdamW([matrix, bias], lr=0.0, pull_horizon_records=100)
+    with_gradient(matrix, torch.zeros(3, 3)), with_gradient(bias, torch.zeros(3))
+    optimizer.step(records=1)
+    with torch.no_grad():
+        matrix.add_(1.0), bias.add_(1.0)
+    optimizer.step(records=100)
+
+    torch.testing.assert_close(before + math.exp(-1), matrix.detach())
+    torch.testing.assert_close(bias_before + 1.0, bias.detach())
+
+
+def test_no_pull_keeps_no_copy():
+    """The copy of the initial weights doubles the memory of a network; who does not pull does not pay."""
+    weight = with_gradient(parameter(3, 3), torch.ones(3, 3))
+    optimizer = StreamAdamW([weight], pull_horizon_records=None)
+    optimizer.step(records=1)
+
+    assert set(optimizer.state[weight]) == {"square", "weight"}
+
+
+# ------------------------------------------------------------ misfortune
+
+
+def test_a_gradient_a_hundred_times_as_large_moves_the_weights_no_further():
+    """After months of one scale, one odd batch."""
+    weight = parameter(50, 50)
+    optimizer = StreamAdamW([weight], pull_horizon_records=None)
+    for gradient in random_gradients(300, 50, 50):
+        before = weight.detach().clone()
+        with_gradient(weight, gradient)
+        optimizer.step(records=16)
+    usual = (weight.detach() - before).norm()
+    before = weight.detach().clone()
+    with_gradient(weight, 100 * random_gradients(1, 50, 50, seed=5)[0])
+    optimizer.step(records=16)
+
+    assert (weight.detach() - before).norm() < 1.5 * usual
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_moments_of_a_dead_unit_become_zero_and_not_denormal(beta1):
+    """A moment that decays for ever gets stuck at 5.6e-45, and arithmetic on such numbers is several times slower."""
+    weight = parameter(4, 2)
+    optimizer = StreamAdamW([weight], beta1=beta1)
+    tiny = torch.finfo(torch.float32).tiny
+    with_gradient(weight, torch.full((4, 2), 1e-8))
+    for records in [500] * 3 + [3000] * 700:
+        optimizer.step(records=records)
+        weight.grad = torch.zeros(4, 2)
+        moments = [m for name, m in optimizer.state[weight].items() if name in ("square", "mean")]
+        for moment in moments:
+            assert ((moment == 0) | (moment.abs() >= tiny)).all()
+
+    assert all((moment == 0).all() for moment in moments)
+    assert torch.isfinite(weight).all()
+
+
+def test_a_parameter_without_gradient_is_left_alone():
+    """Part of a network may not have been used in this batch."""
+    used, idle = parameter(2, 2), parameter(2, 2, seed=1)
+    before = idle.detach().clone()
+    optimizer = StreamAdamW([used, idle], pull_horizon_records=10)
+    with_gradient(used, torch.ones(2, 2))
+    optimizer.step(records=8)
+
+    assert torch.equal(before, idle)
+    assert idle not in optimizer.state
+
+
+def test_an_empty_batch_is_no_step():
+    """Batches of rejects only do occur."""
+    weight = with_gradient(parameter(2), torch.ones(2))
+    before = weight.detach().clone()
+
+    assert StreamAdamW([weight]).step(records=0) == 0.0
+    assert torch.equal(before, weight)
+
+
+def test_a_closure_is_refused():
+    """It would learn the same records several times."""
+    with pytest.raises(ConfigError) as caught:
+        StreamAdamW([parameter(1)]).step(lambda: 0.0, records=1)
+
+    assert str(caught.value) == (
+        "StreamAdamW.step was given a closure; it calls none, because every record is learned from once. "
+        "Call loss.backward() yourself, then step(records=len(batch))."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "stream_adamw.lr is -1.0; expected 0 or more."),
+        ({"beta1": 1.0}, "stream_adamw.beta1 is 1.0; expected 0 or more, below 1."),
+        ({"horizon_records": 0}, "stream_adamw.horizon_records is 0; expected more than 0."),
+        ({"pull_horizon_records": -5}, "stream_adamw.pull_horizon_records is -5; expected more than 0, or None."),
+        ({"warmup_records": -1}, "stream_adamw.warmup_records is -1; expected 0 or more."),
+    ],
+)
+def test_an_impossible_option_is_named(options, message):
+    """Said at birth, with what is possible."""
+    with pytest.raises(ConfigError) as caught:
+        StreamAdamW([parameter(1)], **options)
+
+    assert message == str(caught.value)
+
+
+# ------------------------------------------------------------ embeddings
+
+
+def sparse_step(table: nn.Embedding, optimizer: StreamAdamW, names: list[int], scale_ND: torch.Tensor) -> None:
+    """One batch whose loss is the mean over records of <scale, row>."""
+    optimizer.zero_grad()
+    (table(torch.tensor(names)) * scale_ND).sum(dim=1).mean().backward()
+    optimizer.step(records=len(names))
+
+
+def table_of(rows: int, seed: int = 0) -> nn.Embedding:
+    table = nn.Embedding(rows, 3, sparse=True)
+    with torch.no_grad():
+        table.weight.copy_(parameter(rows, 3, seed=seed))
+    return table
+
+
+def test_rows_that_are_not_named_never_move_or_decay():
+    """A rare value keeps what was learned about it until it comes again."""
+    table = table_of(5)
+    before = table.weight.detach().clone()
+    optimizer = StreamAdamW(table.parameters(), lr=0.1, pull_horizon_records=10)
+    for seed in range(20):
+        sparse_step(table, optimizer, [1, 3, 3], random_gradients(1, 3, 3, seed=seed)[0])
+
+    assert torch.equal(before[[0, 2, 4]], table.weight[[0, 2, 4]])
+    assert not torch.equal(before[[1, 3]], table.weight[[1, 3]])
+    assert torch.equal(torch.zeros(3, 3), optimizer.state[table.weight]["square"][[0, 2, 4]])
+
+
+def test_a_row_moves_as_a_dense_parameter_that_sees_only_its_records():
+    """The clock of a row is the records that named it: who else is in the batch does not matter."""
+    table, alone = table_of(3), nn.Parameter(parameter(3, 3).detach()[1].clone())
+    rows = StreamAdamW(table.parameters(), lr=0.05)
+    dense = StreamAdamW([alone], lr=0.05)
+    for seed in range(30):
+        gradient_ND = random_gradients(1, 5, 3, seed=seed)[0]
+        sparse_step(table, rows, [1, 0, 1, 2, 0], gradient_ND)
+        with_gradient(alone, gradient_ND[[0, 2]].mean(dim=0))
+        dense.step(records=2)
+
+    torch.testing.assert_close(alone.detach(), table.weight[1].detach(), rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------ state
+
+
+def test_a_state_dict_goes_round_exactly():
+    """With groups, rows and counters; the twin then makes the same steps bit for bit."""
+
+    def build():
+        table = table_of(4)
+        net = nn.Linear(3, 2)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.fill_(0.3)
+        groups = [
+            {"params": list(table.parameters()), "lr": 0.1},
+            {"params": list(net.parameters()), "beta1": 0.9, "pull_horizon_records": 1000},
+        ]
+        return table, net, StreamAdamW(groups, lr=0.01)
+
+    def train(table, net, optimizer, seeds):
+        for seed in seeds:
+            optimizer.zero_grad()
+            x_N3 = random_gradients(1, 4, 3, seed=seed)[0]
+            net(table(torch.tensor([0, 2, 2, 3])) * x_N3).square().mean().backward()
+            optimizer.step(records=4)
+
+    one, twin = build(), build()
+    train(*one, range(10))
+    for ours, theirs in zip((twin[0], twin[1]), (one[0], one[1])):
+        ours.load_state_dict(theirs.state_dict())
+    twin[2].load_state_dict(copy.deepcopy(one[2].state_dict()))
+    train(*one, range(10, 20))
+    train(*twin, range(10, 20))
+
+    assert [g["records"] for g in one[2].param_groups] == [80, 80]
+    for ours, theirs in zip(
+        [*twin[0].parameters(), *twin[1].parameters()], [*one[0].parameters(), *one[1].parameters()]
+    ):
+        assert torch.equal(theirs, ours)
