@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stream_trainer.telemetry import metrics as m
+from stream_trainer.telemetry import names
 from stream_trainer.telemetry.series import Family
 
 HERE = '{job=~"$job", instance=~"$instance"}'
@@ -26,7 +26,7 @@ def rate(family: Family, suffix: str = "") -> str:
 
 def per_record(family: Family) -> str:
     """A counter's growth per record learned: the exact mean over the range, however the batches were cut."""
-    return f"{rate(family)} / on (job, instance) group_left () {rate(m.LEARNED)}"
+    return f"{rate(family)} / on (job, instance) group_left () {rate(names.LEARNED)}"
 
 
 def quantile(q: float, family: Family) -> str:
@@ -66,41 +66,41 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Records",
             "What became of the records that came in.",
             "cps",
-            (rate(m.LEARNED), "learned"),
-            (rate(m.DEAD_LETTERED), "dead letters: {{reason}}"),
-            (rate(m.SKIPPED), "tombstones"),
+            (rate(names.LEARNED), "learned"),
+            (rate(names.DEAD_LETTERED), "dead letters: {{reason}}"),
+            (rate(names.SKIPPED), "tombstones"),
         ),
         panel(
             "Lag",
             "Records not yet read. Growing means that more comes than is learned.",
             "short",
-            (f"sum by (instance, topic) ({now(m.LAG)})", "{{instance}} {{topic}}"),
+            (f"sum by (instance, topic) ({now(names.LAG)})", "{{instance}} {{topic}}"),
         ),
         panel(
             "Age when learned",
             "From when the log says a record was written to when it was learned. Large while an old log is read.",
             "s",
-            (quantile(0.5, m.RECORD_AGE), "half are younger"),
-            (quantile(0.99, m.RECORD_AGE), "99 % are younger"),
+            (quantile(0.5, names.RECORD_AGE), "half are younger"),
+            (quantile(0.99, names.RECORD_AGE), "99 % are younger"),
         ),
         panel(
             "Batch size",
             "Small when quiet, large when busy: the batcher takes what is there.",
             "short",
-            (quantile(0.5, m.BATCH_SIZE), "median"),
-            (quantile(0.99, m.BATCH_SIZE), "99 %"),
+            (quantile(0.5, names.BATCH_SIZE), "median"),
+            (quantile(0.99, names.BATCH_SIZE), "99 %"),
         ),
         panel(
             "Batches by what closed them",
             "Mostly `age`: quiet. Mostly `records`: busy.",
             "cps",
-            (rate(m.BATCHES), "{{closed_by}}"),
+            (rate(names.BATCHES), "{{closed_by}}"),
         ),
         panel(
             "Share of time in the loop",
             "1 means that there is no time left: the limit of this trainer.",
             "percentunit",
-            (share_of_time(m.STEP_SECONDS), "{{instance}}"),
+            (share_of_time(names.STEP_SECONDS), "{{instance}}"),
         ),
     ],
     "Is it right?": [
@@ -108,21 +108,21 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Mean error",
             "Share of wrong classes, or mean absolute error, predicted before learned; exact for any range.",
             "short",
-            (per_record(m.ERROR), "{{model}}"),
+            (per_record(names.ERROR), "{{model}}"),
         ),
         panel(
             "Score of late",
             "Fading scores of every model, and of predictions that need no model. A model below a baseline is no use.",
             "short",
-            (now(m.SCORE, window="fading"), "{{model}} {{score}}"),
-            (now(m.BASELINE, window="fading"), "{{baseline}} {{score}}"),
+            (now(names.SCORE, window="fading"), "{{model}} {{score}}"),
+            (now(names.BASELINE, window="fading"), "{{baseline}} {{score}}"),
         ),
         panel(
             "Score since the beginning",
             "The same over the whole run.",
             "short",
-            (now(m.SCORE, window="cumulative"), "{{model}} {{score}}"),
-            (now(m.BASELINE, window="cumulative"), "{{baseline}} {{score}}"),
+            (now(names.SCORE, window="cumulative"), "{{model}} {{score}}"),
+            (now(names.BASELINE, window="cumulative"), "{{baseline}} {{score}}"),
         ),
     ],
     "Has the world moved?": [
@@ -130,14 +130,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Distance over threshold",
             "Above 1 a signal fires. The highest first: that is where to look.",
             "short",
-            (f"topk(10, {now(m.DRIFT_SCORE)} / {now(m.DRIFT_THRESHOLD)})", "{{signal}} {{feature}}"),
+            (f"topk(10, {now(names.DRIFT_SCORE)} / {now(names.DRIFT_THRESHOLD)})", "{{signal}} {{feature}}"),
         ),
         panel(
             "Detections",
             "Claims of the detectors within the last hour.",
             "short",
             (
-                f"sum by (signal, model, direction) ({rise(m.DETECTIONS, '1h')})",
+                f"sum by (signal, model, direction) ({rise(names.DETECTIONS, '1h')})",
                 "{{signal}} {{model}} {{direction}}",
             ),
         ),
@@ -145,7 +145,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Since the last detection",
             "How long each signal has been quiet; a signal that never fired has no line.",
             "s",
-            (f"time() - {now(m.LAST_DETECTION)}", "{{signal}}"),
+            (f"time() - {now(names.LAST_DETECTION)}", "{{signal}}"),
         ),
     ],
     "What did it do?": [
@@ -153,53 +153,53 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Learning rate",
             "As it was used, scaling and reactions included.",
             "short",
-            (now(m.LEARNING_RATE), "{{model}}"),
+            (now(names.LEARNING_RATE), "{{model}}"),
         ),
         panel(
             "Gradient norm",
             "Of the last batch. A rise of orders of magnitude comes before a loss that is not finite.",
             "short",
-            (now(m.GRADIENT_NORM), "{{model}}"),
+            (now(names.GRADIENT_NORM), "{{model}}"),
         ),
-        panel("Loss", "Mean of the last batch, before its step.", "short", (now(m.LOSS), "{{model}}")),
+        panel("Loss", "Mean of the last batch, before its step.", "short", (now(names.LOSS), "{{model}}")),
         panel(
             "Steps left out",
             "Loss or gradient was not finite; nothing was learned from those batches.",
             "short",
-            (rise(m.NONFINITE), "{{model}}"),
+            (rise(names.NONFINITE), "{{model}}"),
         ),
         panel(
             "State",
             "The state that has the value 1.",
             "short",
-            (f"{now(m.LIFECYCLE)} == 1", "{{instance}} {{state}}"),
+            (f"{now(names.LIFECYCLE)} == 1", "{{instance}} {{state}}"),
         ),
         panel(
             "Trouble with the source",
             "Errors that passed by themselves, and consumers built anew after a stall.",
             "short",
-            (rise(m.SOURCE_ERRORS), "errors"),
-            (rise(m.REBUILDS), "rebuilds"),
+            (rise(names.SOURCE_ERRORS), "errors"),
+            (rise(names.REBUILDS), "rebuilds"),
         ),
         panel(
             "Age of the last checkpoint",
             "What a crash now would have to learn again.",
             "s",
-            (f"time() - {now(m.CHECKPOINT_SAVED)}", "{{instance}}"),
+            (f"time() - {now(names.CHECKPOINT_SAVED)}", "{{instance}}"),
         ),
         panel(
             "Checkpoints",
             "How long a save takes, in the background, and whether it succeeds.",
             "short",
-            (quantile(0.99, m.CHECKPOINT_SECONDS), "99 % take fewer seconds"),
-            (rise(m.CHECKPOINTS), "{{outcome}}"),
-            (now(m.CORRUPT), "did not verify"),
+            (quantile(0.99, names.CHECKPOINT_SECONDS), "99 % take fewer seconds"),
+            (rise(names.CHECKPOINTS), "{{outcome}}"),
+            (now(names.CORRUPT), "did not verify"),
         ),
         panel(
             "Size of a checkpoint",
             "Grows with River models, not with networks.",
             "bytes",
-            (now(m.CHECKPOINT_BYTES), "{{instance}}"),
+            (now(names.CHECKPOINT_BYTES), "{{instance}}"),
         ),
     ],
     "What does it cost?": [
@@ -214,16 +214,16 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Cores in use, and how much of that each model takes.",
             "short",
             (f"rate(process_cpu_seconds_total{HERE}[$__rate_interval])", "all of it"),
-            (rate(m.LEARN_SECONDS), "{{model}} learns"),
-            (rate(m.PREDICT_SECONDS), "{{model}} predicts"),
+            (rate(names.LEARN_SECONDS), "{{model}} learns"),
+            (rate(names.PREDICT_SECONDS), "{{model}} predicts"),
         ),
         panel(
             "Ourselves",
             "Open files; the time a scrape takes; updates left out because their labels were not announced.",
             "short",
             (f"process_open_fds{HERE}", "open files"),
-            (now(m.COLLECTOR_SECONDS), "scrape seconds"),
-            (now(m.DROPPED), "dropped label sets"),
+            (now(names.COLLECTOR_SECONDS), "scrape seconds"),
+            (now(names.DROPPED), "dropped label sets"),
         ),
     ],
 }
@@ -271,8 +271,8 @@ def dashboard() -> dict[str, Any]:
         "templating": {
             "list": [
                 {"name": "datasource", "type": "datasource", "query": "prometheus", "current": {}},
-                variable("job", f"label_values({m.BUILD.name}, job)"),
-                variable("instance", f'label_values({m.BUILD.name}{{job=~"$job"}}, instance)'),
+                variable("job", f"label_values({names.BUILD.name}, job)"),
+                variable("instance", f'label_values({names.BUILD.name}{{job=~"$job"}}, instance)'),
             ]
         },
         "annotations": {
@@ -282,7 +282,7 @@ def dashboard() -> dict[str, Any]:
                     "datasource": DATASOURCE,
                     "enable": True,
                     "iconColor": "orange",
-                    "expr": f"sum by (signal, model, direction) ({rise(m.DETECTIONS)}) > 0",
+                    "expr": f"sum by (signal, model, direction) ({rise(names.DETECTIONS)}) > 0",
                     "titleFormat": "{{signal}} {{model}} {{direction}}",
                 }
             ]

@@ -2,7 +2,7 @@
 
 Why not the client library's own counters: a histogram there takes one value at a time, a label set costs a lookup and a
 lock each, nothing bounds the label sets, and a scrape can fall between two of them. Here a whole batch is written under
-one lock, so in every scrape consumed = learned + dead-lettered + skipped. Names live in metrics.py, not here.
+one lock, so in every scrape consumed = learned + dead-lettered + skipped. Names live in names.py, not here.
 """
 
 from bisect import bisect_left

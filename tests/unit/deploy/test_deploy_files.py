@@ -12,7 +12,8 @@ import yaml
 from prometheus_client import generate_latest
 
 from stream_trainer import errors
-from stream_trainer.telemetry.metrics import METRICS, Metrics
+from stream_trainer.telemetry.metrics import Metrics
+from stream_trainer.telemetry.names import METRICS
 from stream_trainer.telemetry.series import Kind
 
 DEPLOY = Path(__file__).parents[3] / "deploy"

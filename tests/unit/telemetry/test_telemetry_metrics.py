@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream_trainer.telemetry.metrics import METRICS, STATES, Metrics, metrics_table
+from stream_trainer.telemetry.metrics import STATES, Metrics
+from stream_trainer.telemetry.names import METRICS, metrics_table
 from stream_trainer.telemetry.series import Kind
 from stream_trainer.types import (
     Alarm,

@@ -1,0 +1,139 @@
+"""Every name we export: type, labels, meaning. Dashboards, alert rules and the runbook are checked against this file.
+
+Prefix `stream_trainer_`, base units, counters end in `_total`, moments in time and not ages. Labels hold names from the
+configuration, partitions and our own enumerations, never anything from inside a record.
+"""
+
+from stream_trainer.telemetry.series import Family, Kind
+
+__all__ = ["METRICS", "metrics_table"]  # and each family below, as names.LEARNED
+
+LABEL_SETS_MAX = 1024  # per family, where labels are learned while running: partitions, scores, features
+
+
+def _counter(name: str, help: str, *labels: str, label_sets_max: int = 0) -> Family:
+    full_name = f"stream_trainer_{name}_total"
+    return Family(name=full_name, kind=Kind.COUNTER, help=help, labels=labels, label_sets_max=label_sets_max)
+
+
+def _gauge(name: str, help: str, *labels: str, label_sets_max: int = 0) -> Family:
+    full_name = f"stream_trainer_{name}"
+    return Family(name=full_name, kind=Kind.GAUGE, help=help, labels=labels, label_sets_max=label_sets_max)
+
+
+def _histogram(name: str, help: str, *buckets: float) -> Family:
+    return Family(name=f"stream_trainer_{name}", kind=Kind.HISTOGRAM, help=help, buckets=buckets)
+
+
+# The stream: what came in, and how far behind we are.
+LEARNED = _counter("records_learned", "Records the models learned from.")
+DEAD_LETTERED = _counter("records_dead_lettered", "Records no model will see, by reason.", "reason")
+SKIPPED = _counter("records_skipped", "Tombstones: records without a value.")
+BYTES = _counter("bytes", "Bytes of record values, before decoding.")
+BATCHES = _counter("batches", "Batches, by the bound that closed them.", "closed_by")
+BATCH_SIZE = _histogram(
+    "batch_size_records",
+    "Records learned per batch; 0: all of them were rejected.",
+    *(0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+RECORD_AGE = _histogram(
+    "record_age_seconds",
+    "From when the log says a record was written to when it was learned.",
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0, 86400.0),
+)
+LAST_RECORD = _gauge("last_record_timestamp_seconds", "When the newest record of the last batch was written.")
+LAST_STEP = _gauge("last_step_timestamp_seconds", "When the last batch was finished.")
+NEXT_OFFSET = _gauge(
+    "next_offset", "First offset not yet learned.", "topic", "partition", label_sets_max=LABEL_SETS_MAX
+)
+LAG = _gauge("consumer_lag_records", "Records not yet read.", "topic", "partition", label_sets_max=LABEL_SETS_MAX)
+REBUILDS = _counter("source_rebuilds", "Times the consumer was thrown away and built anew because nothing came.")
+SOURCE_ERRORS = _counter("source_errors", "Errors of the source that passed when it tried again.")
+
+# Training: what a step costs and does.
+STEP_SECONDS = _histogram(
+    "train_step_seconds",
+    "One batch: decode, predict, score, watch for drift, learn.",
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+PREDICT_SECONDS = _counter("predict_seconds", "Time spent predicting.", "model")
+LEARN_SECONDS = _counter("learn_seconds", "Time spent learning.", "model")
+ERROR = _counter(
+    "prediction_error",
+    "Errors summed over records: wrong classes, or absolute errors. Its rate over the rate of records learned is the "
+    "mean error of any range.",
+    "model",
+)
+LOSS = _gauge("batch_loss", "Mean loss of the last batch, before its step.", "model")
+GRADIENT_NORM = _gauge("gradient_norm", "Norm of the gradient of the last batch.", "model")
+LEARNING_RATE = _gauge("learning_rate", "Learning rate of the last step.", "model")
+NONFINITE = _counter("nonfinite_steps", "Steps not taken because loss or gradient was not finite.", "model")
+RUN_LEARNED = _gauge("run_records_learned", "Records in the models by now, over all restarts; a crash sets it back.")
+
+# Quality: prequential, predicted before learned.
+SCORE = _gauge(
+    "score", "Scores of a model, cumulative or fading.", "model", "score", "window", label_sets_max=LABEL_SETS_MAX
+)
+BASELINE = _gauge(
+    "baseline_score",
+    "The same scores for predictions that need no model.",
+    *("baseline", "score", "window"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+
+# Drift: has the world moved.
+DETECTIONS = _counter(
+    "drift_detections",
+    "Claims of a detector that a mean changed; model is empty for signals of the input.",
+    *("signal", "model", "direction"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+DRIFT_SCORE = _gauge(
+    "drift_score",
+    "Distance from the reference, in the unit of the signal.",
+    "signal",
+    "feature",
+    label_sets_max=LABEL_SETS_MAX,
+)
+DRIFT_THRESHOLD = _gauge(
+    "drift_threshold", "Where the distance becomes a detection.", "signal", "feature", label_sets_max=LABEL_SETS_MAX
+)
+LAST_DETECTION = _gauge(
+    "drift_last_detection_timestamp_seconds", "When a signal last fired.", "signal", label_sets_max=LABEL_SETS_MAX
+)
+
+# Checkpoints: how much a crash would cost.
+CHECKPOINTS = _counter("checkpoints", "Attempts to save, by outcome.", "outcome")
+CHECKPOINT_SECONDS = _histogram(
+    "checkpoint_seconds",
+    "From the copy of the state to its name on disk.",
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0),
+)
+CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the last checkpoint.")
+CHECKPOINT_STEP = _gauge("checkpoint_last_step", "Batches covered by the last checkpoint.")
+CHECKPOINT_SAVED = _gauge("checkpoint_last_success_timestamp_seconds", "When the last checkpoint was complete.")
+CORRUPT = _counter("checkpoints_corrupt", "Checkpoints that did not verify when they were to be loaded.")
+
+# Ourselves.
+LIFECYCLE = _gauge("lifecycle_state", "1 for the state the service is in, 0 for the others.", "state")
+BUILD = _gauge(
+    "build_info", "What is running; always 1.", "version", "python", "torch", "river", "kafka_python", label_sets_max=1
+)
+CONFIG = _gauge("config_info", "Which configuration is running; always 1.", "run", "config_sha256", label_sets_max=1)
+COLLECTOR_SECONDS = _gauge("collector_seconds", "Time the scrape before this one took to collect these series.")
+DROPPED = _counter("label_sets_dropped", "Updates left out because their labels were not announced.")
+
+METRICS: tuple[Family, ...] = tuple(value for value in globals().copy().values() if isinstance(value, Family))
+
+
+def metrics_table() -> str:
+    """All of METRICS as a Markdown table, for the documentation.
+
+    >>> print(metrics_table().splitlines()[2])
+    | `stream_trainer_records_learned_total` | counter | | Records the models learned from. |
+    """
+    rows = ["| name | type | labels | meaning |", "|---|---|---|---|"]
+    for family in METRICS:
+        labels = " ".join(["", *(f"`{label}`" for label in family.labels)])
+        rows.append(f"| `{family.name}` | {family.kind.value} |{labels} | {family.help} |")
+    return "\n".join(rows) + "\n"
