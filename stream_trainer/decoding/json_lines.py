@@ -8,11 +8,13 @@ counts, as in most parsers. Bytes inside undeclared fields are skipped, not chec
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from stream_trainer.decoding.columns import FLOAT32_MAX
 from stream_trainer.decoding.faults import Fault, described, number_fault
@@ -22,6 +24,10 @@ from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import RejectReason
 
 __all__ = ["JsonDecoder"]
+
+# Parsers give up on nesting where their stack ends: another depth in every Python, and below every caller. Ours is
+# fixed, far above any real record and far below any stack, so that a verdict never depends on who asks.
+NESTING_MAX = 200
 
 Check = Callable[[str, Any], Fault | None]
 """(field, value) -> what is wrong with it, in the same order of strictness as the Struct's type."""
@@ -56,6 +62,13 @@ class JsonDecoder(LineDecoder):
         self._fields = _fields(schema)
         self._parse = msgspec.json.Decoder(_struct(self._fields)).decode
         self._row = msgspec.structs.astuple
+        self._unchecked_bytes_max = min(record_bytes_max, 2 * NESTING_MAX)  # every bracket that opens has to close
+
+    def _refusal(self, value: bytes) -> Fault | None:
+        refusal = super()._refusal(value)
+        if refusal is None and _is_nested_too_deep(value):
+            return Fault(RejectReason.BAD_SYNTAX, f"expected at most {NESTING_MAX} levels of nesting, came more")
+        return refusal
 
     def _explain(self, value: bytes, error: Exception) -> Fault:
         """Reads the record again, field by field and leniently, to say what the strict parser only refused."""
@@ -137,6 +150,19 @@ def _array_type(shape: tuple[int, ...]) -> Any:
     for size in reversed(shape):
         inner = Annotated[list[inner], msgspec.Meta(min_length=size, max_length=size)]
     return inner
+
+
+def _is_nested_too_deep(value: bytes) -> bool:
+    if value.count(b"[") + value.count(b"{") <= NESTING_MAX:
+        return False
+    signs = np.frombuffer(_STRING.sub(b"", value), dtype=np.uint8)
+    opens = (signs == ord("[")) | (signs == ord("{"))
+    closes = (signs == ord("]")) | (signs == ord("}"))
+    return bool(np.cumsum(opens.astype(np.int64) - closes).max(initial=0) > NESTING_MAX)
+
+
+# The closing quote is optional: a pattern that cannot fail takes linear time, whatever an attacker sends.
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"?', re.DOTALL)
 
 
 # ---------------------------------------------------------------- the words for what the Struct refused

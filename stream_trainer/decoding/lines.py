@@ -37,6 +37,13 @@ class LineDecoder(ABC):
             raise ConfigError(f"record_bytes_max is {record_bytes_max}; it must be at least 1.")
         self._columns = Columns(schema)
         self._record_bytes_max = record_bytes_max
+        self._unchecked_bytes_max = record_bytes_max  # records up to here need no `_refusal`: a format may lower it
+
+    def _refusal(self, value: bytes) -> Fault | None:
+        """Why a record must not even be parsed; None: it may."""
+        if len(value) <= self._record_bytes_max:
+            return None
+        return Fault(RejectReason.OVERSIZE, f"expected at most {self._record_bytes_max} bytes, came {len(value)}")
 
     @abstractmethod
     def _explain(self, value: bytes, error: Exception) -> Fault:
@@ -59,16 +66,17 @@ class LineDecoder(ABC):
 
     def _parse_each(self, values: Sequence[bytes | None]) -> tuple[list[Any], dict[int, Fault]]:
         """What parsed, in order; and place -> fault for what did not. Tombstones are in neither."""
-        parse, record_bytes_max = self._parse, self._record_bytes_max
+        parse, unchecked_bytes_max = self._parse, self._unchecked_bytes_max
         parsed: list[Any] = []
         faults: dict[int, Fault] = {}
         for place, value in enumerate(values):
             if value is None:
                 continue
-            if len(value) > record_bytes_max:
-                detail = f"expected at most {record_bytes_max} bytes, came {len(value)}"
-                faults[place] = Fault(RejectReason.OVERSIZE, detail)
-                continue
+            if len(value) > unchecked_bytes_max:
+                refusal = self._refusal(value)
+                if refusal:
+                    faults[place] = refusal
+                    continue
             try:
                 parsed.append(parse(value))
             except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are ValueErrors
