@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.telemetry.metrics import STATES, Metrics
 from stream_trainer.telemetry.names import METRICS, metrics_table
 from stream_trainer.telemetry.series import Kind
@@ -253,6 +254,11 @@ def test_exactly_one_lifecycle_state_is_one(metrics):
         assert [float(each == state) for each in STATES] == [
             value(metrics, "lifecycle_state", state=each) for each in STATES
         ]
+
+
+def test_the_states_are_those_of_the_engine():
+    """Telemetry does not import the engine; nothing else would notice a new state."""
+    assert set(STATES) == {state.name for state in LifecycleState}
 
 
 def test_an_unknown_state_is_refused_with_the_known_ones(metrics):
