@@ -4,7 +4,7 @@
 detectors know neither models nor records: they are given numbers in arrival order and say where the mean changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -13,12 +13,25 @@ import numpy as np
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.adwin import WeightedAdwin
 from stream_trainer.drift.cusum import BatchCusum
+from stream_trainer.drift.histograms import HistogramOptions
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
+from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal
 from stream_trainer.errors import ConfigError
+from stream_trainer.schema import Schema
 from stream_trainer.types import Detection, State
 
-__all__ = ["DETECTORS", "NoDetector", "build_detector"]
+__all__ = [
+    "DETECTORS",
+    "ErrorSignal",
+    "FeatureSignal",
+    "HistogramOptions",
+    "LabelSignal",
+    "NoDetector",
+    "PredictionSignal",
+    "build_detector",
+    "build_feature_signal",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +83,23 @@ def build_detector(name: str, **options: object) -> DriftDetector:
     if name not in DETECTORS:
         raise ConfigError(f"drift detector is {name!r}; known detectors: {', '.join(sorted(DETECTORS))}.")
     detector_type = DETECTORS[name]
-    known = [field.name for field in fields(detector_type.options_type)]
+    detector: DriftDetector = detector_type(_options(f"detector {name}", detector_type.options_type, options))
+    return detector
+
+
+def build_feature_signal(schema: Schema, distance: str = "psi", **options: object) -> FeatureSignal:
+    """The signal over the columns of `schema`, by the distance that it watches and the fields of HistogramOptions.
+
+    Raises: ConfigError: unknown distance or option, answered with the known ones.
+    """
+    return FeatureSignal(schema, _options("features", HistogramOptions, {"distance": distance, **options}))
+
+
+def _options(owner: str, options_type: type, options: Mapping[str, object]) -> Any:
+    known = [field.name for field in fields(options_type)]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(
-            f"drift detector {name}: unknown option {', '.join(unknown)}; known options: {', '.join(known) or 'none'}."
+            f"drift {owner}: unknown option {', '.join(unknown)}; known options: {', '.join(known) or 'none'}."
         )
-    detector: DriftDetector = detector_type(detector_type.options_type(**options))
-    return detector
+    return options_type(**options)

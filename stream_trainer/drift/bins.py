@@ -1,0 +1,91 @@
+"""From columns to bin numbers: what the histograms count.
+
+Numbers are binned at the quantiles of their first records, with a bin of its own for what lies below and above
+everything seen then, and one for missing; categories are folded to at most 64 bins. Every column of one kind has the
+same number of bins, so all columns are coded and counted at once.
+Shape suffixes: N = records, F = columns, E = edges.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+__all__ = ["CATEGORY_BINS_MAX", "CategoryBins", "NumberBins"]
+
+CATEGORY_BINS_MAX = 64
+_QUANTILES = np.linspace(0.0, 1.0, 11)  # tenths: what PSI is usually taken over
+
+
+class NumberBins:
+    """Codes 0: below, 1 to 10: tenths of the first records, 11: above, 12: missing.
+
+    Equal quantiles (a constant, a flag) leave the bins between them empty and the outer ones in place.
+
+    >>> import numpy as np
+    >>> bins = NumberBins(1)
+    >>> bins.fit(np.arange(100, dtype=np.float32)[:, None], None)
+    >>> bins.code(np.array([[-1.0], [0.0], [55.0], [100.0]], dtype=np.float32), None).ravel().tolist()
+    [0, 1, 6, 11]
+    """
+
+    n_bins = 13
+    ordered = slice(0, 12)  # the bins with an order, for distances that need one
+    absent = 12
+
+    def __init__(self, n_columns: int) -> None:
+        self.n_columns = n_columns
+        self._edge_EF = np.zeros((len(_QUANTILES), n_columns), dtype=np.float32)
+
+    def fit(self, x_NF: np.ndarray, missing_NF: np.ndarray | None) -> None:
+        """Take the edges from these records. A column that was always missing has every later value above."""
+        if missing_NF is None or not missing_NF.any():
+            edge_EF = np.quantile(x_NF, _QUANTILES, axis=0, method="inverted_cdf").astype(np.float32)
+        else:
+            edge_EF = np.full_like(self._edge_EF, -np.inf)
+            for column in np.flatnonzero(~missing_NF.all(axis=0)):
+                present_N = x_NF[~missing_NF[:, column], column]
+                edge_EF[:, column] = np.quantile(present_N, _QUANTILES, method="inverted_cdf")
+        edge_EF[0] = np.nextafter(edge_EF[0], np.float32(-np.inf))  # the least value seen is inside
+        self._edge_EF = edge_EF
+
+    def code(self, x_NF: np.ndarray, missing_NF: np.ndarray | None) -> np.ndarray:
+        """(N, F) uint8 bin numbers."""
+        code_NF = np.zeros(x_NF.shape, dtype=np.uint8)
+        for edge_F in self._edge_EF:  # eleven comparisons of the whole batch: no search a column
+            code_NF += x_NF > edge_F
+        if missing_NF is not None:
+            code_NF[missing_NF] = self.absent
+        return code_NF
+
+    def capture(self) -> Mapping[str, np.ndarray]:
+        return {"edges": self._edge_EF.copy()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._edge_EF = np.array(arrays["edges"], dtype=np.float32)
+
+
+class CategoryBins:
+    """Codes are bucket numbers modulo `n_bins`: the widest column's width, at most 64.
+
+    Folding can hide a shift between two buckets that share a bin, one in 64 for hashed categories.
+    """
+
+    ordered = slice(0, 0)
+    absent = None
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        self.n_columns = len(widths)
+        self.n_bins = min(max(widths, default=1), CATEGORY_BINS_MAX)
+
+    def fit(self, category_NC: np.ndarray, missing_NC: np.ndarray | None) -> None:
+        """Nothing to learn: the buckets are the bins."""
+
+    def code(self, category_NC: np.ndarray, missing_NC: np.ndarray | None) -> np.ndarray:
+        """(N, C) uint8 bin numbers; "absent" is a bucket like any other, so `missing_NC` is not looked at."""
+        return (category_NC % self.n_bins).astype(np.uint8)
+
+    def capture(self) -> Mapping[str, np.ndarray]:
+        return {}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        pass

@@ -1,0 +1,262 @@
+"""What the trainer has, turned into alarms: errors, feature columns, predictions, labels.
+
+Each signal is given one batch at a time, keeps the running count of records that its alarms carry, and shows where it
+stands (`scores`) whether or not it fires. Alarm.signal is one of "error", "feature", "prediction", "label": bounded, so
+it can be a metric label. A column that stays changed is told once; it is told again only after it came back half-way.
+Not here: what to do about an alarm (engine/reaction.py), and arrays as features: blocks of pixels have no tenths.
+Shape suffixes: N = records, F = numbers, C = categories, K = classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from stream_trainer.contracts import DriftDetector
+from stream_trainer.drift.bins import CategoryBins, NumberBins
+from stream_trainer.drift.histograms import HistogramOptions, Histograms
+from stream_trainer.drift.restoring import nest, unnest
+from stream_trainer.schema import Schema, Target, TargetKind
+from stream_trainer.types import Alarm, Batch, Detection, Direction, Prediction, State
+
+__all__ = ["ErrorSignal", "FeatureRates", "FeatureSignal", "LabelSignal", "PredictionSignal", "Score"]
+
+_CHECK_RECORDS = 64  # grid on which histograms are compared: a comparison costs as much as counting 150 records
+
+
+class Score(NamedTuple):
+    """Where a signal stands: it fires when the statistic is beyond the threshold."""
+
+    statistic: float
+    threshold: float
+
+
+class FeatureRates(NamedTuple):
+    """Shares of the recent window."""
+
+    missing: float
+    unseen: float  # out of the range of the reference, or a category that it never had
+
+
+class ErrorSignal:
+    """A detector over the errors of one model.
+
+    >>> import numpy as np
+    >>> from stream_trainer.drift.adwin import WeightedAdwin
+    >>> signal = ErrorSignal("mlp", WeightedAdwin())
+    >>> signal.update(np.zeros(1000)), [(a.signal, a.model, a.record) for a in signal.update(np.ones(100))]
+    ([], [('error', 'mlp', 1024)])
+    """
+
+    def __init__(self, model: str | None, detector: DriftDetector) -> None:
+        self.model = model
+        self.detector = detector
+        self._record = 0
+
+    def update(self, errors_N: np.ndarray) -> list[Alarm]:
+        """Errors of one batch in arrival order; those that are not finite (a model gone wild) are left out."""
+        finite_N = np.isfinite(errors_N)
+        whole = bool(finite_N.all())
+        found = self.detector.update(errors_N if whole else errors_N[finite_N])
+        if not whole:
+            place = np.flatnonzero(finite_N)
+            found = [replace(detection, index=int(place[detection.index])) for detection in found]
+        first, self._record = self._record, self._record + len(errors_N)
+        return [
+            Alarm(signal="error", model=self.model, feature=None, record=first + d.index + 1, detection=d)
+            for d in found
+        ]
+
+    def scores(self) -> dict[str, Score]:
+        """{"error": ...}; empty for detectors that do not show their evidence (River's)."""
+        evidence = getattr(self.detector, "evidence", None)
+        return {} if evidence is None else {"error": Score(*evidence())}
+
+    def capture(self) -> State:
+        return nest({"detector": self.detector.capture()}, record=self._record)
+
+    def restore(self, state: State) -> None:
+        self.detector.restore(unnest(state, "detector"))
+        self._record = state.values["record"]
+
+
+class _Watch:
+    """Histograms with names, and which of them have been told."""
+
+    def __init__(self, names: Sequence[str], histograms: Histograms) -> None:
+        self.names = tuple(names)
+        self.histograms = histograms
+        self._told_F = np.zeros(len(self.names), dtype=bool)
+
+    def look(self, index: int) -> list[tuple[str, Detection]]:
+        """Columns that are beyond their threshold and were not before."""
+        if not self.names or not self.histograms.is_ready:
+            return []
+        scores = self.histograms.scores()
+        beyond_F = scores.value_F > scores.threshold_F
+        fresh = np.flatnonzero(beyond_F & ~self._told_F)
+        half_way_F = (scores.chance_F + scores.threshold_F) / 2.0
+        self._told_F = beyond_F | (self._told_F & (scores.value_F > half_way_F))
+        return [
+            (
+                self.names[column],
+                Detection(
+                    index=index,
+                    direction=Direction.UP,
+                    before=float(scores.chance_F[column]),
+                    after=float(scores.value_F[column]),
+                    statistic=float(scores.value_F[column]),
+                    threshold=float(scores.threshold_F[column]),
+                    window_records=scores.window_records,
+                ),
+            )
+            for column in fresh
+        ]
+
+    def scores(self) -> dict[str, Score]:
+        if not self.names:
+            return {}
+        scores = self.histograms.scores()
+        pairs = zip(scores.value_F.tolist(), scores.threshold_F.tolist(), strict=True)
+        return {name: Score(*pair) for name, pair in zip(self.names, pairs, strict=True)}
+
+    def renew(self) -> None:
+        self.histograms.renew()
+        self._told_F[:] = False
+
+    def capture(self) -> State:
+        return nest({"histograms": self.histograms.capture()}, told=self._told_F.tolist(), names=list(self.names))
+
+    def restore(self, state: State) -> None:
+        self.histograms.restore(unnest(state, "histograms"))
+        self._told_F = np.array(state.values["told"], dtype=bool)
+
+
+class FeatureSignal:
+    """Distribution of each number and each category against a frozen reference.
+
+    In an alarm `before` is the distance that chance alone would show, `after` and `statistic` the distance found.
+    Columns are compared on a grid of 64 records, at the end of the batch that reaches it.
+    """
+
+    def __init__(self, schema: Schema, options: HistogramOptions | None = None) -> None:
+        numbers = [feature.name for feature in schema.numbers]
+        categories = [feature.name for feature in schema.categories]
+        widths = tuple(feature.width for feature in schema.categories)
+        self._numbers = _Watch(numbers, Histograms(NumberBins(len(numbers)), options))
+        self._categories = _Watch(categories, Histograms(CategoryBins(widths), options))
+        self._record = 0
+
+    def update(self, batch: Batch) -> list[Alarm]:
+        """Count the columns of one batch, and compare."""
+        self._numbers.histograms.update(batch.x_NF, batch.missing_NF)
+        self._categories.histograms.update(batch.category_NC)
+        before, self._record = self._record, self._record + len(batch)
+        if before // _CHECK_RECORDS == self._record // _CHECK_RECORDS:
+            return []
+        found = self._numbers.look(len(batch) - 1) + self._categories.look(len(batch) - 1)
+        return [
+            Alarm(signal="feature", model=None, feature=name, record=self._record, detection=detection)
+            for name, detection in found
+        ]
+
+    def scores(self) -> dict[str, Score]:
+        """Feature -> distance and threshold; 0 and infinite until the reference is complete."""
+        return self._numbers.scores() | self._categories.scores()
+
+    def rates(self) -> dict[str, FeatureRates]:
+        """Feature -> missing and unseen shares of the recent window."""
+        rates: dict[str, FeatureRates] = {}
+        for watch in (self._numbers, self._categories):
+            if watch.names:
+                scores = watch.histograms.scores()
+                pairs = zip(scores.missing_F.tolist(), scores.unseen_F.tolist(), strict=True)
+                rates |= {name: FeatureRates(*pair) for name, pair in zip(watch.names, pairs, strict=True)}
+        return rates
+
+    def renew(self) -> None:
+        """Take a new reference from the next records: for after a confirmed drift."""
+        self._numbers.renew()
+        self._categories.renew()
+
+    def capture(self) -> State:
+        parts = {"numbers": self._numbers.capture(), "categories": self._categories.capture()}
+        return nest(parts, record=self._record)
+
+    def restore(self, state: State) -> None:
+        self._numbers.restore(unnest(state, "numbers"))
+        self._categories.restore(unnest(state, "categories"))
+        self._record = state.values["record"]
+
+
+class _ShareSignal:
+    """Shares of the classes, or of the tenths of a number, against a frozen reference."""
+
+    signal: ClassVar[str]
+
+    def __init__(self, target: Target, model: str | None, options: HistogramOptions | None) -> None:
+        options = options or HistogramOptions(distance="total_variation")  # shares: its unit is the record
+        self._classes = target.kind is TargetKind.CLASSES
+        bins = CategoryBins((target.outputs,)) if self._classes else NumberBins(1)
+        self._watch = _Watch([self.signal], Histograms(bins, options))
+        self._model = model
+        self._record = 0
+
+    def _update(self, values_N: np.ndarray, n: int) -> list[Alarm]:
+        self._watch.histograms.update(values_N[:, None])
+        before, self._record = self._record, self._record + n
+        if before // _CHECK_RECORDS == self._record // _CHECK_RECORDS:
+            return []
+        return [
+            Alarm(signal=self.signal, model=self._model, feature=None, record=self._record, detection=detection)
+            for _, detection in self._watch.look(n - 1)
+        ]
+
+    def scores(self) -> dict[str, Score]:
+        """{"prediction": ...} or {"label": ...}."""
+        return self._watch.scores()
+
+    def renew(self) -> None:
+        """Take a new reference from the next records: for after a confirmed drift."""
+        self._watch.renew()
+
+    def capture(self) -> State:
+        return nest({"watch": self._watch.capture()}, record=self._record)
+
+    def restore(self, state: State) -> None:
+        self._watch.restore(unnest(state, "watch"))
+        self._record = state.values["record"]
+
+
+class PredictionSignal(_ShareSignal):
+    """What one model says: share of each predicted class, or distribution of the predicted number.
+
+    Sees a change of the inputs through the model's eyes, and needs no labels.
+    """
+
+    signal = "prediction"
+
+    def __init__(self, model: str | None, target: Target, options: HistogramOptions | None = None) -> None:
+        super().__init__(target, model, options)
+
+    def update(self, prediction: Prediction) -> list[Alarm]:
+        """Predictions of one batch, (N, K) or (N,); those that are not finite are left out."""
+        if self._classes:
+            values_N = prediction.argmax(axis=1)[np.isfinite(prediction).all(axis=1)]
+        else:
+            values_N = prediction[np.isfinite(prediction)].astype(np.float32)
+        return self._update(values_N, len(prediction))
+
+
+class LabelSignal(_ShareSignal):
+    """What is true: share of each class, or distribution of the number to be predicted."""
+
+    signal = "label"
+
+    def __init__(self, target: Target, options: HistogramOptions | None = None) -> None:
+        super().__init__(target, None, options)
+
+    def update(self, y_N: np.ndarray) -> list[Alarm]:
+        """Labels of one batch: class indices or numbers, as in `Batch.y_N`."""
+        return self._update(y_N, len(y_N))
