@@ -164,7 +164,7 @@ class RiverModel:
     def restore(self, state: State) -> None:
         """Become what was captured; executes its pickle, so the caller must trust where it comes from.
 
-        Raises: CheckpointError: another River version, schema or estimator; this model is then as it was.
+        Raises: CheckpointError: another River version, schema or estimator.
         """
         for name, value in self._identity().items():
             if state.values.get(name) != value:

@@ -203,7 +203,7 @@ class TorchModel:
     def restore(self, state: State) -> None:
         """Become what was captured.
 
-        Raises: CheckpointError: it is of another schema, network or optimizer; this model is then as it was.
+        Raises: CheckpointError: it is of another schema, network or optimizer.
         """
         for name, value in self._identity().items():
             if state.values.get(name) != value:
