@@ -60,12 +60,13 @@ class CsvDecoder(LineDecoder):
         self._delimiter = delimiter
         self._header = tuple(header)
         self._fields = _fields(schema, self._header)
+        self._readers = [(field.column, field.read) for field in self._fields]
         self._parse = self._parse_line
         self._row = tuple  # returns a tuple as it is
 
     def _parse_line(self, line: bytes) -> tuple[Any, ...]:
         texts = self._split(line.decode())
-        return tuple([field.read(texts[field.column]) for field in self._fields])
+        return tuple([read(texts[column]) for column, read in self._readers])
 
     def _split(self, text: str) -> list[str]:
         text = text.removesuffix("\n").removesuffix("\r")

@@ -4,43 +4,53 @@ The clock is the record: a batch of n ages what is remembered as n batches of on
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.types import State
 
-__all__ = ["Memory", "WeightTable"]
+__all__ = ["Aging", "Memory", "WeightTable"]
 
 UNIT_MAX = 1e100  # the square of it, as a product of two weights, is still a float64
+
+
+class Aging(NamedTuple):
+    """What a batch of n records does to what is remembered: the old is multiplied, the new is weighted and added."""
+
+    kept: float  # what is left of the weight of all records before
+    weights_N: np.ndarray  # of the new ones in arrival order, the last one 1; shared, so read only
+    total: float  # of these weights
 
 
 class Memory:
     """Weights 2^(-age / half_life_records), age counted in later records; infinite half-life: all weigh 1 for ever.
 
-    >>> Memory(half_life_records=1).weights(3), Memory(half_life_records=1).kept(3)
-    (array([0.25, 0.5 , 1.  ]), 0.125)
-    >>> Memory().weights(2)
-    array([1., 1.])
+    >>> Memory(half_life_records=1).aging(3)
+    Aging(kept=0.125, weights_N=array([0.25, 0.5 , 1.  ]), total=1.75)
+    >>> Memory().aging(2)
+    Aging(kept=1.0, weights_N=array([1., 1.]), total=2.0)
     """
 
     def __init__(self, half_life_records: float = math.inf) -> None:
         if not half_life_records > 0:
             raise ConfigError(f"half_life_records is {half_life_records}; it must be above 0.")
-        self.half_life_records = half_life_records
-        self._weights = np.ones(0)
+        self._half_life_records = half_life_records
+        self._weights = np.ones(0)  # a table to slice; a batch needs the end of it
+        self._n = -1
+        self._aging = self.aging(0)
 
-    def weights(self, n: int) -> np.ndarray:
-        """(n,) in arrival order, the last record weighs 1. A view of a shared table: read only."""
-        if n > len(self._weights):
-            ages = np.arange(2 * n - 1, -1, -1)
-            self._weights = np.exp2(-ages / self.half_life_records)
-            self._weights.flags.writeable = False
-        return self._weights[len(self._weights) - n :]
-
-    def kept(self, n: int) -> float:
-        """What n new records leave of the weight of those before them."""
-        return math.exp2(-n / self.half_life_records)
+    def aging(self, n: int) -> Aging:
+        """Of a batch of n. The last answer is kept: all scores of all models ask for the same batch."""
+        if n != self._n:
+            if n > len(self._weights):
+                self._weights = np.exp2(-np.arange(2 * n - 1, -1, -1) / self._half_life_records)
+                self._weights.flags.writeable = False
+            weights_N = self._weights[len(self._weights) - n :]
+            kept = math.exp2(-n / self._half_life_records)
+            self._n, self._aging = n, Aging(kept, weights_N, float(weights_N.sum()))
+        return self._aging
 
 
 class WeightTable:
@@ -57,13 +67,12 @@ class WeightTable:
 
     def add(self, cells: np.ndarray, *, cells_per_record: int = 1) -> None:
         """`cells`: flat indices of records in arrival order, those of one record side by side."""
-        n = len(cells) // cells_per_record
-        kept = self._memory.kept(n)
+        kept, weights_N, _ = self._memory.aging(len(cells) // cells_per_record)
         if kept * UNIT_MAX < 1:
             self._cells[...] = 0.0  # nothing of the old would be left
             kept = 1.0
         self._unit /= kept
-        weights = self._memory.weights(n) * self._unit
+        weights = weights_N * self._unit
         if cells_per_record > 1:
             weights = weights.repeat(cells_per_record)
         np.add.at(self._cells.reshape(-1), cells, weights)

@@ -32,9 +32,8 @@ class Rates:
         self._weight = self._wrong = self._loss = 0.0
 
     def update(self, guesses: Guesses) -> None:
-        n = len(guesses.error_N)
-        weights_N, kept = self._memory.weights(n), self._memory.kept(n)
-        self._weight = kept * self._weight + float(weights_N.sum())
+        kept, weights_N, weight = self._memory.aging(len(guesses.error_N))
+        self._weight = kept * self._weight + weight
         self._wrong = kept * self._wrong + float(weights_N @ guesses.error_N)
         self._loss = kept * self._loss + float(weights_N @ guesses.loss_N)
 
@@ -107,11 +106,10 @@ class NumberScores:
         self._mean = self._deviation = 0.0  # of the labels: no difference of large numbers is ever taken
 
     def update(self, outcomes: NumberOutcomes) -> None:
-        n = len(outcomes.error_N)
-        if n == 0:
+        if len(outcomes.error_N) == 0:
             return
-        weights_N, kept = self._memory.weights(n), self._memory.kept(n)
-        weight, old_weight = float(weights_N.sum()), kept * self._weight
+        kept, weights_N, weight = self._memory.aging(len(outcomes.error_N))
+        old_weight = kept * self._weight
         self._weight = weight + old_weight
         self._absolute = kept * self._absolute + float(weights_N @ outcomes.error_N)
         self._squared = kept * self._squared + float(weights_N @ outcomes.error_N**2)

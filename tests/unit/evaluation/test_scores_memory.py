@@ -48,7 +48,7 @@ def test_forgotten_cells_become_zero_and_not_denormal():
 def test_weights_of_a_batch_are_read_only():
     """They are shared by all scores: one in-place product would bend them all."""
     with pytest.raises(ValueError, match="read-only"):
-        Memory(5).weights(3)[0] = 7
+        Memory(5).aging(3).weights_N[0] = 7
 
 
 def test_a_memory_must_be_positive():
