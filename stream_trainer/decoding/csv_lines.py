@@ -19,7 +19,6 @@ from stream_trainer.types import RejectReason
 
 __all__ = ["CsvDecoder"]
 
-NUMBER_CHARACTERS = "0123456789+-.eE"
 BINARY = {"true": True, "false": False}
 
 
@@ -146,10 +145,11 @@ def _fields(schema: Schema, header: tuple[str, ...]) -> list[_Field]:
 
 
 def _number(text: str) -> float:
-    """float() alone would also take spaces, underscores, other scripts' digits, nan and inf."""
-    if text.strip(NUMBER_CHARACTERS):
+    """float() alone would also take nan and inf, spaces around, underscores within, and digits of other scripts."""
+    number = float(text)
+    if text[-1] not in "0123456789." or text[0] <= " " or "_" in text or not text.isascii():
         raise ValueError(text)
-    return float(text)
+    return number
 
 
 def _text(text: str) -> str:

@@ -1,10 +1,13 @@
 """CSV records: the same verdicts as JSON, as far as text can tell."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from decoding_helpers import SCHEMA, SCHEMA_WITH_ARRAY, assert_accounts_for_all, decode
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stream_trainer.decoding import CsvDecoder, JsonDecoder
 from stream_trainer.errors import ConfigError
@@ -38,6 +41,19 @@ def test_a_line_may_be_quoted_and_may_still_carry_its_end(line, end):
     assert [[2, 3]] == decode(csv_decoder(), line + end).batch.x_NF.tolist()
 
 
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(text=st.text(alphabet="0123456789+-.eE_ naif\t\x1f٣", min_size=1, max_size=8))
+def test_numbers_are_exactly_the_plain_decimal_ones(text):
+    """The reader asks float() and then a few characters; this asks the grammar."""
+    plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
+    decoded = decode(csv_decoder(), f"1,1,{text},3,UA,x".encode())
+
+    if plain and abs(float(text)) < 3e38:
+        assert [np.float32(float(text))] == decoded.batch.x_NF[:, 0].tolist()
+    else:
+        assert 1 == len(decoded.rejects)
+
+
 def test_another_delimiter_can_be_chosen():
     assert [[1.0, 2.0]] == decode(csv_decoder(delimiter="\t"), b"1\t1\t1\t2\ta,b\tx").batch.x_NF.tolist()
 
@@ -47,6 +63,7 @@ def test_another_delimiter_can_be_chosen():
     [
         (b"1,1,far,3,UA,x", RejectReason.WRONG_TYPE, "distance: expected a number, came the string 'far'"),
         (b"1,1, 2,3,UA,x", RejectReason.WRONG_TYPE, "distance: expected a number, came the string ' 2'"),
+        (b"1,1,2\t,3,UA,x", RejectReason.WRONG_TYPE, "distance: expected a number, came the string '2\\t'"),
         (b"1,1,1_000,3,UA,x", RejectReason.WRONG_TYPE, "distance: expected a number, came the string '1_000'"),
         (b"1,1,0x1,3,UA,x", RejectReason.WRONG_TYPE, "distance: expected a number, came the string '0x1'"),
         (b"1,1,e,3,UA,x", RejectReason.WRONG_TYPE, "distance: expected a number, came the string 'e'"),

@@ -66,6 +66,15 @@ def test_no_mutated_record_stops_the_decoder_or_gets_lost(format):
     assert {*RejectReason} - reasons <= {RejectReason.OVERSIZE, RejectReason.NOT_FINITE}
 
 
+def test_a_seed_names_its_mutations():
+    """So that a failure of the long run can be looked at again."""
+    value = json_record(np.random.default_rng(1))
+    first, second = ([mutate_record(rng, value) for _ in range(50)] for rng in map(np.random.default_rng, (7, 7)))
+
+    assert first == second
+    assert len({*first}) > 40
+
+
 @pytest.mark.parametrize("format", sorted(CASES))
 @pytest.mark.parametrize("seed", range(3))
 def test_the_verdict_on_a_record_does_not_depend_on_its_neighbours(format, seed):
