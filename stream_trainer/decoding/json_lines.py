@@ -84,7 +84,7 @@ class JsonDecoder(LineDecoder):
             fault = field.fault(record)
             if fault:
                 return fault
-        return _syntax_fault(error)  # what is declared is fine: NaN, a broken escape or deep nesting elsewhere
+        return _syntax_fault(error)  # what is declared reads well: NaN elsewhere, a broken escape, a bad twin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
