@@ -10,7 +10,7 @@ from typing import Any
 from stream_trainer.errors import CheckpointError
 from stream_trainer.types import State
 
-__all__ = ["identity", "nest", "refuse_stranger", "unnest"]
+__all__ = ["identity", "part_of", "refuse_stranger"]
 
 
 def identity(owner: str, options: Any) -> dict[str, Any]:
@@ -37,29 +37,11 @@ def refuse_stranger(state: State, expected: Mapping[str, Any]) -> None:
             )
 
 
-def nest(parts: Mapping[str, State], **values: Any) -> State:
-    """One state of several: arrays and pickles as "part/name", the values of each under its name.
-
-    >>> nest({"detector": State(values={"n": 1})}, record=7).values
-    {'detector': {'n': 1}, 'record': 7}
-    """
-    return State(
-        arrays={f"{part}/{name}": array for part, state in parts.items() for name, array in state.arrays.items()},
-        values={**{part: dict(state.values) for part, state in parts.items()}, **values},
-        pickles={f"{part}/{name}": blob for part, state in parts.items() for name, blob in state.pickles.items()},
-    )
-
-
-def unnest(state: State, part: str) -> State:
-    """The state that `nest` was given as `part`. Raises CheckpointError if it was given none."""
-    if part not in state.values:
+def part_of(state: State, name: str) -> State:
+    """What was joined under `name`. Raises CheckpointError if nothing was."""
+    if name not in state.values:
         raise CheckpointError(
-            f"drift: the checkpoint holds {', '.join(sorted(state.values)) or 'nothing'}; expected {part} among it. "
+            f"drift: the checkpoint holds {', '.join(sorted(state.values)) or 'nothing'}; expected {name} among it. "
             "Start with the settings of the checkpoint, or with a fresh directory to forget what was learned."
         )
-    prefix = f"{part}/"
-    return State(
-        arrays={name.removeprefix(prefix): array for name, array in state.arrays.items() if name.startswith(prefix)},
-        values=state.values[part],
-        pickles={name.removeprefix(prefix): blob for name, blob in state.pickles.items() if name.startswith(prefix)},
-    )
+    return state.part(name)

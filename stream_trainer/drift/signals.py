@@ -1,8 +1,9 @@
 """What the trainer has, turned into alarms: errors, feature columns, predictions, labels.
 
 Each signal is given one batch at a time, keeps the running count of records that its alarms carry, and shows where it
-stands (`scores`) whether or not it fires. Alarm.signal is one of "error", "feature", "prediction", "label": bounded, so
-it can be a metric label. A column that stays changed is told once; it is told again only after it came back half-way.
+stands whether or not it fires: `scores`, by feature, "" for a signal of no feature. Alarm.signal is one of "error",
+"feature", "prediction", "label": bounded, so it can be a metric label. A column that stays changed is told once; it is
+told again only after it came back half-way.
 Not here: what to do about an alarm (engine/reaction.py), and arrays as features: blocks of pixels have no tenths.
 Shape suffixes: N = records, F = numbers, C = categories, K = classes.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.bins import CategoryBins, NumberBins
 from stream_trainer.drift.histograms import HistogramOptions, Histograms
-from stream_trainer.drift.restoring import nest, unnest
+from stream_trainer.drift.restoring import part_of
 from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Alarm, Batch, Detection, Direction, Prediction, State
 
@@ -69,16 +70,20 @@ class ErrorSignal:
         ]
 
     def scores(self) -> dict[str, Score]:
-        """{"error": ...}; empty for detectors that do not show their evidence (River's)."""
+        """{"": ...}; empty for detectors that do not show their evidence (River's)."""
         evidence = getattr(self.detector, "evidence", None)
-        return {} if evidence is None else {"error": Score(*evidence())}
+        return {} if evidence is None else {"": Score(*evidence())}
 
     def capture(self) -> State:
-        return nest({"detector": self.detector.capture()}, record=self._record)
+        return State.join({"detector": self.detector.capture(), "own": _own(self._record)})
 
     def restore(self, state: State) -> None:
-        self.detector.restore(unnest(state, "detector"))
-        self._record = state.values["record"]
+        self.detector.restore(part_of(state, "detector"))
+        self._record = part_of(state, "own").values["record"]
+
+
+def _own(record: int) -> State:
+    return State(values={"record": record})
 
 
 class _Watch:
@@ -126,11 +131,12 @@ class _Watch:
         self._told_F[:] = False
 
     def capture(self) -> State:
-        return nest({"histograms": self.histograms.capture()}, told=self._told_F.tolist(), names=list(self.names))
+        own = State(values={"told": self._told_F.tolist()})
+        return State.join({"histograms": self.histograms.capture(), "own": own})
 
     def restore(self, state: State) -> None:
-        self.histograms.restore(unnest(state, "histograms"))
-        self._told_F = np.array(state.values["told"], dtype=bool)
+        self.histograms.restore(part_of(state, "histograms"))
+        self._told_F = np.array(part_of(state, "own").values["told"], dtype=bool)
 
 
 class FeatureSignal:
@@ -182,12 +188,12 @@ class FeatureSignal:
 
     def capture(self) -> State:
         parts = {"numbers": self._numbers.capture(), "categories": self._categories.capture()}
-        return nest(parts, record=self._record)
+        return State.join({**parts, "own": _own(self._record)})
 
     def restore(self, state: State) -> None:
-        self._numbers.restore(unnest(state, "numbers"))
-        self._categories.restore(unnest(state, "categories"))
-        self._record = state.values["record"]
+        self._numbers.restore(part_of(state, "numbers"))
+        self._categories.restore(part_of(state, "categories"))
+        self._record = part_of(state, "own").values["record"]
 
 
 class _ShareSignal:
@@ -199,7 +205,7 @@ class _ShareSignal:
         options = options or HistogramOptions(distance="total_variation")  # shares: its unit is the record
         self._classes = target.kind is TargetKind.CLASSES
         bins = CategoryBins((target.outputs,)) if self._classes else NumberBins(1)
-        self._watch = _Watch([self.signal], Histograms(bins, options))
+        self._watch = _Watch([""], Histograms(bins, options))
         self._model = model
         self._record = 0
 
@@ -214,7 +220,7 @@ class _ShareSignal:
         ]
 
     def scores(self) -> dict[str, Score]:
-        """{"prediction": ...} or {"label": ...}."""
+        """{"": ...}: one distance for the whole signal."""
         return self._watch.scores()
 
     def renew(self) -> None:
@@ -222,11 +228,11 @@ class _ShareSignal:
         self._watch.renew()
 
     def capture(self) -> State:
-        return nest({"watch": self._watch.capture()}, record=self._record)
+        return State.join({"watch": self._watch.capture(), "own": _own(self._record)})
 
     def restore(self, state: State) -> None:
-        self._watch.restore(unnest(state, "watch"))
-        self._record = state.values["record"]
+        self._watch.restore(part_of(state, "watch"))
+        self._record = part_of(state, "own").values["record"]
 
 
 class PredictionSignal(_ShareSignal):

@@ -188,7 +188,7 @@ def test_refractory_postpones_but_does_not_lose():
     values_N = bernoulli((5000, 0.1), (1000, 0.4), (6000, 0.8))
     told = run(WeightedAdwin(AdwinOptions(refractory_records=3200)), values_N, [100] * 200)
 
-    assert 2 == len(told)  # noqa: SIM300
+    assert 2 == len(told)
     assert 5000 < told[0][0] < 5400
     assert 3200 <= told[1][0] - told[0][0] < 3300
     assert told[1][3] == pytest.approx(0.8, abs=0.05)
@@ -202,7 +202,7 @@ def test_unbounded_losses_are_judged_on_their_own_scale():
     told, in_millions = (run(WeightedAdwin(options), unit * values_N, [50] * 300) for unit in (1.0, 2.0**20))
 
     assert [record for record, *_ in told] == [record for record, *_ in in_millions]
-    assert 1 == len(told)  # noqa: SIM300
+    assert 1 == len(told)
     assert 8000 <= told[0][0] < 9000
     assert told[0][2] == pytest.approx(math.sqrt(2 / math.pi), rel=0.05)
 

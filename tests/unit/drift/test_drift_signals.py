@@ -70,10 +70,10 @@ def test_scores_show_statistic_and_threshold_before_anything_fires():
     """An alert rule needs the distance to the limit, not only the limit being passed."""
     signal = ErrorSignal("mlp", build_detector("weighted_adwin"))
     signal.update(np.tile([0.0, 1.0], 4000))
-    score = signal.scores()["error"]
+    score = signal.scores()[""]
 
     assert abs(score.statistic) < score.threshold < 0.2
-    assert {} == ErrorSignal("mlp", build_detector("adwin")).scores()  # noqa: SIM300
+    assert {} == ErrorSignal("mlp", build_detector("adwin")).scores()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_prediction_and_label_shares_of_numbers_and_classes():
 
     assert not any(calm)
     assert [(alarm.signal, alarm.model) for alarm in moved] == [("prediction", "tree"), ("label", None)]
-    assert isinstance(label.scores()["label"], Score)
+    assert isinstance(label.scores()[""], Score)
 
 
 @pytest.mark.skipif(not ELEC2.exists(), reason="no elec2: put it at ../shared/data/elec2.csv.gz")
@@ -182,7 +182,7 @@ def test_elec2_names_exactly_the_three_inputs_that_come_alive(records):
     near = [alarm for alarm in alarms if 17_424 - 500 <= alarm.record <= 17_424 + 500]
 
     assert {"vicprice", "vicdemand", "transfer"} == {alarm.feature for alarm in near}
-    assert 3 == len(near)  # noqa: SIM300
+    assert 3 == len(near)
     assert all(alarm.record > 17_424 for alarm in near)
 
 
