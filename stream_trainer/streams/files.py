@@ -147,7 +147,7 @@ class FileSource:
         if not self._lines:
             raise ConfigError(f"{self._path} is empty; expected a line of column names.")
         line = self._lines.pop().decode("utf-8-sig", errors="replace")
-        return tuple(name.strip() for name in next(csv.reader([line])))
+        return tuple(name.strip() for name in next(csv.reader([line], skipinitialspace=True)))
 
     def _take(self, n: int) -> list[bytes]:
         """The next `n` lines; `_lines` holds them backwards, so that taking them off is cheap."""

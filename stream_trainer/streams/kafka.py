@@ -34,8 +34,8 @@ __all__ = ["KafkaOptions", "KafkaSource"]
 
 log = logging.getLogger(__name__)
 
-ASK_S_MAX = 10.0  # for one question to the brokers
-TOPIC_S_MAX = 5.0  # a topic that was just created needs a moment to be known everywhere
+ASK_S_MAX = 5.0  # for one question to the brokers; the loop waits meanwhile
+TOPIC_S_MAX = 3.0  # a topic that was just created needs a moment to be known everywhere
 CORRUPT_FETCHES_MAX = 3  # the network may damage a batch once; three times it is damaged in the log
 CLOSE_S_MAX = 5.0
 
@@ -111,7 +111,7 @@ class KafkaSource:
     def end_offsets(self) -> Positions:
         if self._consumer is None and not self._reopen(ASK_S_MAX):
             raise Stalled(f"No Kafka broker of {self._options.bootstrap_servers} says where the log ends.")
-        self._ends = self._log_range(self._next)[1]
+        self._ends = self._log_ends(self._next)
         return dict(self._ends)
 
     def lags(self) -> Positions:
@@ -348,7 +348,7 @@ class KafkaSource:
         for tp in suspects:
             self._silent_s[tp] = 0.0
         try:
-            _, ends = self._log_range(suspects)
+            ends = self._log_ends(suspects)
         except Stalled as error:
             self._count_retriable(error)
             return
@@ -400,8 +400,11 @@ class KafkaSource:
     def _log_range(self, partitions: Iterable[TopicPartition]) -> tuple[Positions, Positions]:
         asked = _theirs(partitions)
         begins = self._ask(lambda: self._consumer.beginning_offsets(asked, timeout_ms=_ms(ASK_S_MAX)))
-        ends = self._ask(lambda: self._consumer.end_offsets(asked, timeout_ms=_ms(ASK_S_MAX)))
-        return _ours(begins), _ours(ends)
+        return _ours(begins), self._log_ends(partitions)
+
+    def _log_ends(self, partitions: Iterable[TopicPartition]) -> Positions:
+        asked = _theirs(partitions)
+        return _ours(self._ask(lambda: self._consumer.end_offsets(asked, timeout_ms=_ms(ASK_S_MAX))))
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """Raises: Stalled: no answer; ConfigError: not allowed to know."""

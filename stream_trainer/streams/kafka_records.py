@@ -211,7 +211,7 @@ def _read_records(data: bytes, count: int, base_offset: int, base_timestamp_ms: 
             raise ValueError(f"record {i + 1} of {count} ends at byte {at}, its size says {end}")
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes are left after {count} records")
-    headers_of_all = [headers.get(i, ()) for i in range(count)] if headers else [()] * count
+    headers_of_all: list[Headers] = [headers.get(i, ()) for i in range(count)] if headers else [()] * count
     return offsets, timestamps_ms, keys, values, headers_of_all
 
 

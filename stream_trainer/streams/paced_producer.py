@@ -59,6 +59,7 @@ class PacedProducer:
                 "partitions": partitions,
                 "records": records,
                 "kwargs": dict(kwargs or {}),
+                "import_from": sys.path,
                 "records_ahead_max": records_ahead_max,
                 "bytes_ahead_max": bytes_ahead_max,
                 "rate_per_s": rate_per_s,
@@ -195,6 +196,7 @@ class _Feeder:
         _say(produced=self._acknowledged, done=True)
 
     def _records(self) -> Iterator[tuple[bytes | None, bytes]]:
+        sys.path[:] = self._order["import_from"]
         module, _, function = self._order["records"].partition(":")
         records: Iterator[tuple[bytes | None, bytes]] = getattr(importlib.import_module(module), function)(
             **self._order["kwargs"]

@@ -2,7 +2,7 @@
 
 No broker: both readers take the same fetched bytes (1 MB, batches of 500 records) through the fetcher's `take(500)`.
 The columns are not turned into chunks, the stock records not into columns. Rounds alternate between the readers; the
-number to trust is the median of the ratios, because the machine is shared. Run: python tests/benchmarks/bench_kafka_reader.py
+number to trust is the median of the ratios, because the machine is shared.
 """
 
 import platform

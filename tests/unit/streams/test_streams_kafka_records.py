@@ -1,6 +1,7 @@
 """The lean reader against the stock one, on the fetcher's own code: same records, same positions, same filter."""
 
 import random
+from contextlib import suppress
 from types import SimpleNamespace
 
 import kafka
@@ -83,7 +84,7 @@ def random_rows(rng, n):
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
 def test_thousands_of_random_records_are_read_as_the_stock_reader_reads_them(codec):
-    """Every width of every number occurs: short and long, none and empty, time that goes back, headers without value."""
+    """Every width of every number occurs: short, long, none, empty, time that goes back, headers without value."""
     rng = random.Random(5)
     data, base_offset = b"", 1_000
     for n in [1, 2, 63, 64, 65, 200, 2_700]:
@@ -209,11 +210,12 @@ def test_hostile_bytes_behind_a_valid_checksum_are_refused_or_read_never_more(se
     data[17:21] = crc32c(bytes(data[ATTRIBUTES_AT:])).to_bytes(4, "big")
     part = corrupt_part(bytes(data))
 
-    try:
-        assert len(part.take(100)) <= 5
-    except CorruptBatch as error:
-        assert 5 == error.next_offset
-        assert not part
+    n_read = 0
+    with suppress(CorruptBatch):
+        n_read = len(part.take(100))
+
+    assert n_read <= 5
+    assert (5 if n_read else 0) == part.next_fetch_offset
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])

@@ -1,0 +1,191 @@
+"""A real Kafka that dies, falls silent, cuts the line or refuses us: nothing missing or twice, and clear words."""
+
+import json
+import subprocess
+import threading
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from conftest import SHARED, create_topic, free_port, need_kafka, produce, producer, read_to, until
+
+from stream_trainer.errors import ConfigError
+from stream_trainer.types import TopicPartition
+
+USER, PASSWORD = "trainer", "correct-horse"
+
+
+def numbers(first, last):
+    return [b"%d" % i for i in range(first, last)]
+
+
+def test_a_broker_killed_and_restarted_while_we_read_costs_no_record(own_broker, open_source):
+    """kill -9, then the same log again: every record exactly once, without our help."""
+    broker = own_broker()
+    topic = create_topic(broker.bootstrap_servers)
+    produce(broker.bootstrap_servers, topic, numbers(0, 5_000), linger_ms=5)
+    source = open_source(broker.bootstrap_servers, topic)
+    source.start(None)
+    before, positions = read_to(source, {TopicPartition(topic, 0): 1_000}, records_max=100)
+
+    broker.kill()
+    for _ in range(3):
+        for chunk in source.poll(0.2, 100):
+            before += [(chunk.partition, *row) for row in zip(chunk.offsets, chunk.values, strict=True)]
+    broker.start()
+    produce(broker.bootstrap_servers, topic, numbers(5_000, 6_000))
+    after, positions = read_to(source, {TopicPartition(topic, 0): 6_000}, patience_s=60)
+
+    assert numbers(0, 6_000) == [value for _, _, value in before + after]
+    assert {TopicPartition(topic, 0): 6_000} == positions
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory):
+    """A broker with a second listener: TLS, and user and password by SCRAM."""
+    from conftest import Broker
+
+    need_kafka()
+    broker = Broker(tmp_path_factory.mktemp("secure"), "--sasl", f"{USER}:{PASSWORD}", "--tls")
+    yield broker
+    broker.stop()
+
+
+def credentials(broker, password=PASSWORD):
+    return {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": USER,
+        "sasl_plain_password": password,
+        "ssl_cafile": broker.started["secure"]["ca_file"],
+    }
+
+
+def test_tls_and_scram_pass_through(secure, open_source):
+    topic = create_topic(secure.bootstrap_servers)
+    produce(secure.bootstrap_servers, topic, numbers(0, 10))
+    source = open_source(secure.started["secure"]["bootstrap_servers"], topic, client=credentials(secure))
+    source.start(None)
+
+    assert numbers(0, 10) == [row[2] for row in read_to(source, source.end_offsets())[0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "likely"),
+    [
+        ({"sasl_plain_password": "wrong-battery"}, "user or password is wrong"),
+        ({"ssl_cafile": None}, "the broker's certificate is not trusted"),
+        ({"security_protocol": "PLAINTEXT"}, "the port speaks another security_protocol than PLAINTEXT"),
+    ],
+)
+def test_a_refused_connection_says_what_was_tried_and_what_is_likely(secure, open_source, caplog, change, likely):
+    """The client alone says only "Unable to bootstrap", whatever is wrong. No secret is in what we say."""
+    address = secure.started["secure"]["bootstrap_servers"]
+    source = open_source(address, "any", connect_s_max=3.0, client=credentials(secure) | change)
+
+    with pytest.raises(ConfigError, match="No Kafka broker answered within 3 s") as caught:
+        source.start(None)
+
+    said = str(caught.value)
+    assert likely in said
+    assert f"{address} (TCP open)" in said
+    for text in (said, caplog.text, repr(source._options)):
+        assert PASSWORD not in text
+        assert "wrong-battery" not in text
+
+
+def test_an_address_where_nobody_listens_is_said(open_source):
+    port = free_port()
+    source = open_source(f"127.0.0.1:{port}", "any", connect_s_max=1.0)
+
+    with pytest.raises(ConfigError, match=rf"127.0.0.1:{port} \(TCP closed: Connection refused\).*the broker is down"):
+        source.start(None)
+
+
+class Line:
+    """A broker behind a proxy, and the proxy's controls."""
+
+    def __init__(self, control, address):
+        self.control, self.address = control, address
+
+    def ask(self, path, body=None, method="POST"):
+        request = urllib.request.Request(f"{self.control}{path}", json.dumps(body or {}).encode(), method=method)
+        with urllib.request.urlopen(request, timeout=5):
+            pass
+
+    @contextmanager
+    def toxic(self, kind, **attributes):
+        self.ask("/proxies/k/toxics", {"name": "t", "type": kind, "stream": "downstream", "attributes": attributes})
+        yield
+        self.ask("/proxies/k/toxics/t", method="DELETE")
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    from conftest import Broker
+
+    need_kafka()
+    server = SHARED / "toxiproxy" / "toxiproxy-server"
+    if not server.exists():
+        pytest.skip("no network faults: put toxiproxy-server at ../shared/toxiproxy")
+    control, listen = free_port(), free_port()
+    broker = Broker(tmp_path_factory.mktemp("line"), "--set", f"advertised.listeners=PLAINTEXT://127.0.0.1:{listen}")
+    with subprocess.Popen(
+        [server, "-host", "127.0.0.1", "-port", str(control)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as proxy:
+        line = Line(f"http://127.0.0.1:{control}", f"127.0.0.1:{listen}")
+        created = threading.Event()
+
+        def create():
+            try:
+                line.ask("/proxies", {
+                    "name": "k", "listen": line.address, "upstream": f"127.0.0.1:{broker.port}", "enabled": True,
+                })  # fmt: skip
+                created.set()
+            except OSError:  # it is not up yet
+                created.wait(0.05)
+
+        until(created.is_set, create, 10.0, lambda: "the proxy did not start")
+        yield line
+        proxy.terminate()
+    broker.stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [("reset_peer", {"timeout": 100}), ("timeout", {"timeout": 0}), ("limit_data", {"bytes": 3000})],
+)
+def test_a_broken_line_costs_no_record(line, open_source, kind, attributes):
+    """Reset, silent or cut again and again: polls bring nothing and raise nothing, then everything follows."""
+    topic = create_topic(line.address)
+    with producer(line.address) as client:
+        for value in numbers(0, 2_000):
+            client.send(topic, value, partition=0)
+        client.flush()
+    client = {"request_timeout_ms": 3_000}
+    source = open_source(line.address, topic, client=client, partition_fetch_bytes_max=4_000)
+    source.start(None)
+    before, _ = read_to(source, {TopicPartition(topic, 0): 500}, records_max=50)
+    with line.toxic(kind, **attributes):
+        for _ in range(15):
+            for chunk in source.poll(0.2, 50):
+                before += [(chunk.partition, *row) for row in zip(chunk.offsets, chunk.values, strict=True)]
+    after, _ = read_to(source, {TopicPartition(topic, 0): 2_000}, patience_s=60)
+
+    assert numbers(0, 2_000) == [value for _, _, value in before + after]
+
+
+def test_a_silent_line_is_no_stall(line, open_source):
+    """Brokers that do not answer are waited for; only a log that grows without us is a stall."""
+    topic = create_topic(line.address)
+    produce(line.address, topic, numbers(0, 10))
+    client = {"request_timeout_ms": 2_000}
+    source = open_source(line.address, topic, client=client, stall_s_max=0.5, rebuilds_max=0)
+    source.start(None)
+    read_to(source, {TopicPartition(topic, 0): 10})
+    produce(line.address, topic, numbers(10, 20))
+    with line.toxic("timeout", timeout=0):
+        before = [row for _ in range(6) for chunk in source.poll(0.2, 50) for row in chunk.values]
+    rows, _ = read_to(source, {TopicPartition(topic, 0): 20}, patience_s=60)
+
+    assert numbers(10, 20) == before + [value for _, _, value in rows]
