@@ -101,6 +101,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
             )
         if learn_floor < 0:
             raise ConfigError(f"adaptive_batch_renorm: learn_floor is {learn_floor}; expected 0 (off) or more.")
+        self.moments_of_input = per_record == "none"
         self.learn_floor, self.per_record, self.damping = learn_floor, per_record, damping
         self.moments = TwoHorizonMoments(
             num_features, half_life_records_slow=half_life_records_slow, half_life_records_fast=half_life_records_fast
@@ -176,10 +177,10 @@ class AdaptiveBatchRenorm(StatefulNorm):
     def set_moments(self, mean_C: Tensor, var_C: Tensor, n_records: int) -> None:
         self.moments.set(mean_C, var_C, n_records)
 
-    def drift(self) -> NormDrift:
+    def drift(self) -> NormDrift | None:
         """Between the horizons; both numbers contain the noise of a stream at rest."""
         if self._last_shift is None:
-            return super().drift()
+            return None
         distance = float(self.moments.distance(self.eps))
         clipped = float((self._last_shift.abs() > SHIFT_MAX).double().mean())
         return NormDrift(distance, math.exp(self.read_control().log_distance), clipped)
@@ -202,17 +203,17 @@ class _AdaptiveRenorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: AdaptiveBatchRenorm) -> Tensor:
-        eps, n = layer.eps, x.shape[0]
+        eps, n, moments = layer.eps, x.shape[0], layer.moments
         if layer.per_record == "layer":
             u, mean_record, inverse_record = torch.native_layer_norm(x, x.shape[1:], None, None, eps)
         else:
             u, mean_record, inverse_record = x, None, None
         control = layer.read_control()
-        batch = layer.moments.measure(u)
-        mean_H, var_H = layer.moments.mean, layer.moments.var
-        gap = mean_H[1] - mean_H[0]
-        mean = torch.add(mean_H[0], gap, alpha=control.share)
-        var = torch.lerp(var_H[0], var_H[1], control.share)
+        batch = moments.measure(u)
+        (mean_slow, mean_fast), (var_slow, var_fast) = moments.mean.unbind(), moments.var.unbind()
+        gap = mean_fast - mean_slow
+        mean = torch.add(mean_slow, gap, alpha=control.share)
+        var = torch.lerp(var_slow, var_fast, control.share)
         inverse = (var + eps).rsqrt_()
         shift = (batch.mean_C - mean).mul_(inverse)
         limited = shift.clamp(-SHIFT_MAX, SHIFT_MAX)
@@ -230,32 +231,35 @@ class _AdaptiveRenorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), layer = grads, ctx.layer
         x, u, mean_record, inverse_record, weight, mean, var, inverse, mean_x, var_batch, gap = ctx.saved_tensors
-        n, positions = u.shape[0], u[0, 0].numel()
+        n, positions = u.shape[0], u.shape[2:].numel()
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, u, weight, mean, var, None, None, False, layer.eps, [False, True, True]
         )
         scale = inverse if weight is None else inverse * weight
-        # The values of the batch that are worth something, and how far its own moments can be trusted.
-        effective = n / (1 + (n - 1) * min(1.0, max(0.0, ctx.correlation)) / CORRELATION_PART)
-        s = 1 - SHRINKAGE ** ((effective * positions) ** 2)
+        sum_g = dbias * scale  # g = weight dy / std, once and for all
         control, damping = layer.damp(layer.read_control(), n)
-        # Regression of g = weight dy on (1, xhat), both sides times 1/std.
-        mean_g = dbias * scale / (n * positions)
-        covariance = torch.addcmul(dweight * scale / (n * positions), mean_g, mean_x, value=-s)
-        variance = (var_batch * inverse.square()).add_(mean_x.square(), alpha=1 - s).mul_(s).add_(1 - s + 1e-6)
-        slope = covariance.mul_(s) / variance
-        intercept = (mean_g - slope * mean_x).mul_(s)
         if layer.learning:
             if layer.learn_floor:
-                control = layer.learn_floor_from(control, -float(torch.dot(dbias * scale, gap)), n)
+                control = layer.learn_floor_from(control, -float(torch.dot(sum_g, gap)), n)
             layer.write_control(control)
         if not ctx.needs_input_grad[0]:
             return None, dweight, dbias, None
-        # damping * (scale dy - intercept - slope xhat), xhat = (u - mean) / std, as two fused sweeps.
-        slope_u = (slope * inverse).mul_(-damping)
-        constant = torch.addcmul(intercept * -damping, slope_u, mean, value=-1)
+        # s: how far the moments of the batch can be trusted, by the number of its values that are worth something.
+        effective = n / (1 + (n - 1) * min(1.0, max(0.0, ctx.correlation)) / CORRELATION_PART)
+        s = 1 - SHRINKAGE ** ((effective * positions) ** 2)
+        # Regression of g on (1, xhat), the moments of xhat shrunk to (0, 1):
+        #   slope = s (m(g xhat) - s m(g) m(xhat)) / (1 - s + s m(xhat^2) - s^2 m(xhat)^2),  fraction cancelled by s.
+        covariance = torch.addcmul(dweight * scale, sum_g, mean_x, value=-s)
+        variance = (var_batch * inverse).mul_(inverse).addcmul_(mean_x, mean_x, value=1 - s)
+        slope = covariance.div_(variance.add_((1 - s + 1e-6) / s).mul_(n * positions))
+        intercept = torch.addcmul(sum_g.mul_(s / (n * positions)), slope, mean_x, value=-s)
+        # du = damping (g - intercept - slope xhat) with xhat = (u - mean) inverse, in two fused sweeps.
+        slope.mul_(inverse)
+        constant = torch.addcmul(intercept.neg_(), slope, mean)
+        if damping != 1.0:
+            scale, slope, constant = scale * damping, slope.mul_(damping), constant.mul_(damping)
         view = (1, -1, *[1] * (u.dim() - 2))
-        du = torch.addcmul(constant.view(view), (scale * damping).view(view), dy).addcmul_(slope_u.view(view), u)
+        du = torch.addcmul(constant.view(view), scale.view(view), dy).addcmul_(slope.view(view), u, value=-1)
         if mean_record is None:
             return du, dweight, dbias, None
         dx = torch.ops.aten.native_layer_norm_backward(

@@ -74,28 +74,30 @@ class Norm(WideModule):
         """(C,) as a view that broadcasts against x."""
         return values_C.view(1, -1, *[1] * (x.dim() - 2))
 
+    def affine(self, xhat: Tensor) -> Tensor:
+        """weight * xhat + bias."""
+        if self.weight is None or self.bias is None:
+            return xhat
+        return torch.addcmul(self.per_channel(xhat, self.bias), self.per_channel(xhat, self.weight), xhat)
+
     def extra_repr(self) -> str:
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.num_features}, dims={self.dims}, eps={self.eps:g}{affine}"
 
 
 class NormDrift(NamedTuple):
-    """How far the activations of one layer have moved, in plain numbers. nan: not known yet.
+    """How far the activations of one layer have moved, in plain numbers."""
 
-    distance: mean over channels of (shift of the mean / std)^2 + (log ratio of variances)^2 / 2, of the recent records
-        against the running moments; `usual`: the same where nothing drifts.
-    clipped: share of the channels that the limits of the layer cut in the last training batch.
-    """
-
-    distance: float
-    usual: float
-    clipped: float
+    distance: float  # recent against remembered: mean over channels of (shift / std)^2 + (log ratio of variances)^2 / 2
+    usual: float | None  # what `distance` is while nothing drifts; None: the layer cannot tell
+    clipped: float  # share of the channels that the limits of the layer cut in the last training batch
 
 
 class StatefulNorm(Norm):
     """A layer that remembers moments. `frozen` stops them in train mode too (see maintenance.freeze)."""
 
-    frozen: bool = False
+    frozen = False
+    moments_of_input = True  # False: of the input after a normalisation per record, see moments_input
 
     @property
     def learning(self) -> bool:
@@ -122,6 +124,6 @@ class StatefulNorm(Norm):
         """Take over moments that were measured elsewhere, as if `n_records` had been seen."""
         raise NotImplementedError
 
-    def drift(self) -> NormDrift:
-        """Cheap: a few sums over channels, computed when asked."""
-        return NormDrift(float("nan"), float("nan"), float("nan"))
+    def drift(self) -> NormDrift | None:
+        """Cheap: a few sums over channels, computed when asked. None: before the first batch, or it cannot tell."""
+        return None

@@ -151,12 +151,7 @@ class BatchRenorm(StatefulNorm):
             return self._normalise_weighted(wide(x), record_weight_N).to(x.dtype)
 
     def normalise_batch(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            mean_B, var_B = self.batch_moments(x)
-            r, d, inverse_std_B = self._correction(mean_B, var_B)
-            if self.learning:
-                self.moments.update(x)
-        return _Renormalise.apply(x, self.weight, self.bias, mean_B, var_B, inverse_std_B, r, d, self.eps)
+        return _Renormalise.apply(x, self.weight, self.bias, self)
 
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance per channel, every record alike."""
@@ -166,13 +161,14 @@ class BatchRenorm(StatefulNorm):
         mean_B = mean_NC.mean(0)
         return mean_B, (mean_NC - mean_B).square_().add_(var_NC).mean(0)
 
-    def _correction(self, mean_B: Tensor, var_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def correction(self, mean_B: Tensor, var_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """r, d and 1/std_B, each (C,)."""
-        r_max, d_max = self.preset.limits(int(self.moments.n_records))
+        moments = self.moments
+        r_max, d_max = self.preset.limits(int(moments.n_records))
         inverse_std_B = (var_B + self.eps).rsqrt_()
-        inverse_std = (self.moments.var + self.eps).rsqrt_()
+        inverse_std = (moments.var + self.eps).rsqrt_()
         r = inverse_std / inverse_std_B
-        d = (mean_B - self.moments.mean).mul_(inverse_std)
+        d = (mean_B - moments.mean).mul_(inverse_std)
         self._last = (r, d, r_max, d_max)
         return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max), inverse_std_B
 
@@ -184,7 +180,7 @@ class BatchRenorm(StatefulNorm):
         centred = x - self.per_channel(x, mean_B)
         var_B = (share * centred.square()).sum(axes)
         with torch.no_grad():
-            r, d, _ = self._correction(mean_B, var_B)
+            r, d, _ = self.correction(mean_B, var_B)
             if self.learning:
                 self.moments.update(x, record_weight_N)
         scale, shift = (var_B + self.eps).rsqrt() * r, d
@@ -198,14 +194,14 @@ class BatchRenorm(StatefulNorm):
     def set_moments(self, mean_C: Tensor, var_C: Tensor, n_records: int) -> None:
         self.moments.set(mean_C, var_C, n_records)
 
-    def drift(self) -> NormDrift:
+    def drift(self) -> NormDrift | None:
         """Of the last batch against the moments: `usual` is unknown, it depends on the values in that batch."""
         if self._last is None:
-            return super().drift()
+            return None
         r, d, r_max, d_max = self._last
         clipped = (d.abs() > d_max) | (r > r_max) | (r < 1 / r_max)
         distance = d.square() + 2 * r.log().square()  # ln(var_B / var) = 2 ln r
-        return NormDrift(float(distance.mean()), float("nan"), float(clipped.double().mean()))
+        return NormDrift(float(distance.mean()), None, float(clipped.double().mean()))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.preset.r_max}, d_max={self.preset.d_max}"
@@ -216,23 +212,16 @@ class _Renormalise(torch.autograd.Function):
     part (weight * r, weight * d + bias), forward and backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean_B: Tensor,
-        var_B: Tensor,
-        inverse_std_B: Tensor,
-        r: Tensor,
-        d: Tensor,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: BatchRenorm) -> Tensor:
+        mean_B, var_B = layer.batch_moments(x)
+        r, d, inverse_std_B = layer.correction(mean_B, var_B)
+        if layer.learning:
+            layer.moments.update(x)
         scale = r if weight is None else weight * r
         shift = d if weight is None or bias is None else torch.addcmul(bias, weight, d)
         ctx.save_for_backward(x, scale, mean_B, inverse_std_B, r, d)
-        ctx.eps, ctx.affine = eps, weight is not None
-        return torch.native_batch_norm(x, scale, shift, mean_B, var_B, False, 0.0, eps)[0]
+        ctx.eps, ctx.affine = layer.eps, weight is not None
+        return torch.native_batch_norm(x, scale, shift, mean_B, var_B, False, 0.0, layer.eps)[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -241,4 +230,4 @@ class _Renormalise(torch.autograd.Function):
             grads[0], x, scale, None, None, mean_B, inverse_std_B, True, ctx.eps, [True, ctx.affine, ctx.affine]
         )
         dweight = torch.addcmul(r * dscale, d, dshift) if ctx.affine else None
-        return dx, dweight, dshift if ctx.affine else None, *[None] * 6
+        return dx, dweight, dshift if ctx.affine else None, None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stream_trainer.errors import ConfigError
-from stream_trainer.norms.moments import WideModule, decay_of_batch, merge_moments_, record_moments
+from stream_trainer.norms.moments import WideModule, decay_of_batch, mass_of, merge_moments_, record_moments
 
 __all__ = ["BatchMoments", "TwoHorizonMoments"]
 
@@ -23,7 +23,7 @@ PRIOR_RECORDS = 8  # remembered at (0, 1) from before the start: true on average
 class BatchMoments(NamedTuple):
     """One batch, measured before it is merged."""
 
-    step_HC: Tensor  # decay-weighted mean of the batch, minus the running mean
+    step_HC: Tensor  # decay-weighted mean of the batch minus the running mean
     var_HC: Tensor  # decay-weighted variance about that mean
     mean_C: Tensor  # every record alike
     var_C: Tensor
@@ -55,10 +55,11 @@ class TwoHorizonMoments(WideModule):
 
     def _weigh(self, n_records: int) -> None:
         for weight, half_life in zip(self.weight, self.half_lives, strict=True):
-            weight.fill_(decay_of_batch(n_records, half_life, self.mean).mass)
+            weight.fill_(mass_of(n_records, half_life))
 
     def set(self, mean_C: Tensor, var_C: Tensor, n_records: int) -> None:
         """Both horizons take over moments measured elsewhere."""
+        n_records = max(n_records, int(self.n_records))
         self.mean.copy_(mean_C)
         self.var.copy_(var_C)
         self.n_records.fill_(n_records)
@@ -67,20 +68,17 @@ class TwoHorizonMoments(WideModule):
     def measure(self, u: Tensor) -> BatchMoments:
         """The moments of a batch of N >= 1 records; changes nothing."""
         mean_NC, var_NC = record_moments(u)
-        decay = _decays(u.shape[0], *self.half_lives, self.mean.dtype, self.mean.device)
-        slow, fast = self.mean.unbind()
-        centred_NC = mean_NC - fast
-        offset = decay.share_3N @ centred_NC
-        scatter_NC = centred_NC.sub_(offset[1]).square_()
+        share_3N = _decays(u.shape[0], *self.half_lives, u.dtype, u.device).share_3N
+        mean = share_3N @ mean_NC
+        mean_fast = mean[1]
+        scatter_NC = (mean_NC - mean_fast).square_()
         if var_NC is not None:
             scatter_NC += var_NC
         # About the fast mean for all three. Exact for the fast horizon; the slow one, whose weights are nowhere below
         # fast/slow of the fast ones, loses slow/fast = 16 roundings to the correction at most.
-        var = decay.share_3N @ scatter_NC
-        var -= (offset - offset[1]).square_()
-        step = offset[:2].clone()
-        step[0] += fast - slow
-        return BatchMoments(step, var[:2], offset[2] + fast, var[2].clamp_min_(0))
+        offset = mean - mean_fast
+        var = (share_3N @ scatter_NC).addcmul_(offset, offset, value=-1).clamp_min_(0)
+        return BatchMoments(mean[:2] - self.mean, var[:2], mean[2], var[2])
 
     def merge(self, batch: BatchMoments, n: int) -> None:
         """Learn what was measured, in place."""
@@ -96,12 +94,12 @@ class TwoHorizonMoments(WideModule):
             kept=decay.kept,
         )
 
-    def distance(self, eps: float) -> Tensor:
-        """How far fast and slow moments are apart, mean over channels, noise included: () of about `noise` at rest."""
+    def distance(self, eps: float) -> float:
+        """How far fast and slow moments are apart, mean over channels, noise included: about `noise` at rest."""
         slow, fast = (self.var + eps).unbind()
-        gap = self.mean[1] - self.mean[0]
-        spread = (fast / slow).log_()
-        return (torch.dot(gap / slow, gap) + torch.dot(spread, spread) / 2) / len(gap) + self.noise
+        mean_slow, mean_fast = self.mean.unbind()
+        gap, spread = mean_fast - mean_slow, (fast / slow).log_()
+        return (float(torch.dot(gap / slow, gap)) + float(torch.dot(spread, spread)) / 2) / len(gap) + self.noise
 
 
 class _Decays(NamedTuple):

@@ -30,6 +30,7 @@ __all__ = [
     "decay_of_batch",
     "full_precision",
     "half_life_of",
+    "mass_of",
     "merge_moments_",
     "record_moments",
     "wide",
@@ -64,6 +65,18 @@ class Decay(NamedTuple):
     kept: float  # what remains of every older weight: q^n
 
 
+def mass_of(n: int, half_life_records: float | None) -> float:
+    """1 + q + ... + q^(n-1). In double by expm1: 1 - q^n cancels in float32 as soon as the half-life is long.
+
+    >>> mass_of(2, 1.0), mass_of(3, None)
+    (1.5, 3.0)
+    """
+    if half_life_records is None:
+        return float(n)
+    log_q = -math.log(2) / half_life_records
+    return math.expm1(n * log_q) / math.expm1(log_q)
+
+
 def decay_of_batch(n: int, half_life_records: float | None, like: Tensor) -> Decay:
     """Weights of a batch of n >= 1 records; None forgets nothing. Cached by n: a stream sees few different sizes.
 
@@ -77,16 +90,11 @@ def decay_of_batch(n: int, half_life_records: float | None, like: Tensor) -> Dec
 
 @lru_cache(maxsize=1024)
 def _decay_of_batch(n: int, half_life_records: float | None, dtype: torch.dtype, device: torch.device) -> Decay:
-    if half_life_records is None:
-        mass, kept = float(n), 1.0
-        share_N = torch.full((n,), 1 / n, dtype=torch.float64)
-    else:
-        # In double by expm1: 1 - q^n cancels in float32 as soon as the half-life is long.
-        log_q = -math.log(2) / half_life_records
-        mass, kept = math.expm1(n * log_q) / math.expm1(log_q), math.exp(n * log_q)
-        share_N = torch.exp(log_q * torch.arange(n - 1, -1, -1, dtype=torch.float64)) / mass
+    log_q = -math.log(2) / (half_life_records or math.inf)
+    mass = mass_of(n, half_life_records)
+    share_N = torch.exp(log_q * torch.arange(n - 1, -1, -1, dtype=torch.float64)) / mass
     with torch.inference_mode(False):  # the cache outlives the mode of whoever asks first
-        return Decay(share_N.to(device, dtype, copy=True), mass, kept)
+        return Decay(share_N.to(device, dtype, copy=True), mass, math.exp(n * log_q))
 
 
 def record_moments(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -105,7 +113,7 @@ def record_moments(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def merge_moments_(
-    mean: Tensor, var: Tensor, weight: Tensor, *, step: Tensor, batch_var: Tensor, mass: Any, kept: Any
+    mean: Tensor, var: Tensor, weight: Tensor, *, step: Tensor, batch_var: Tensor, mass: Tensor, kept: Tensor
 ) -> None:
     """Move (mean, var, weight) in place by a batch whose mean lies `step` above `mean`. All shapes broadcast.
 
@@ -115,7 +123,7 @@ def merge_moments_(
     w = (mass / weight).to(mean.dtype)
     moved = w * step
     mean.add_(moved)
-    var.lerp_(batch_var, w.expand_as(var)).addcmul_(moved, step - moved)  # w(1-w) step^2: the variance between
+    var.lerp_(batch_var, w).addcmul_(moved, step - moved)  # w(1-w) step^2: the variance between
 
 
 class WideModule(nn.Module):
@@ -191,16 +199,20 @@ class RunningMoments(WideModule):
         self.mean.zero_()
         self.var.fill_(1)
         self.n_records.zero_()
-        prior = self.prior_records
-        self.weight.fill_(decay_of_batch(prior, self.half_life_records, self.mean).mass if prior else 0.0)
+        self.weight.fill_(self._mass(self.prior_records))
+
+    def _mass(self, n_records: int) -> float:
+        """What the first `n_records` records weigh once the last of them has come."""
+        return mass_of(n_records, self.half_life_records)
 
     @torch.no_grad()
     def set(self, mean_C: Tensor, var_C: Tensor, n_records: int) -> None:
-        """Take over moments measured elsewhere, as if over `n_records` records."""
+        """Take over moments measured elsewhere, over `n_records`; `n_records` never falls, schedules hang on it."""
+        n_records = max(n_records, int(self.n_records))
         self.mean.copy_(mean_C)
         self.var.copy_(var_C)
         self.n_records.fill_(n_records)
-        self.weight.fill_(decay_of_batch(n_records, self.half_life_records, self.mean).mass if n_records else 0.0)
+        self.weight.fill_(self._mass(n_records))
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor | None = None) -> None:
@@ -223,21 +235,39 @@ class RunningMoments(WideModule):
         with full_precision(x):
             self._update(x.to(self.mean.dtype), weight)
 
+    @torch.no_grad()
+    def merge(self, mean_C: Tensor, var_C: Tensor, n: int) -> None:
+        """Learn n >= 1 records of which only the decay-weighted moments are known (`decay_of_batch`'s share_N)."""
+        mass, kept = self._mass(n), 2.0 ** (-n / (self.half_life_records or math.inf))
+        weight_new = float(self.weight) * kept + mass
+        w = mass / weight_new
+        step = mean_C - self.mean
+        self.n_records.add_(n)
+        self.weight.fill_(weight_new)
+        self.mean.add_(step, alpha=w)
+        self.var.lerp_(var_C, w).addcmul_(step, step, value=w * (1 - w))
+
     def _update(self, x: Tensor, weight: Tensor | None) -> None:
-        n = x.shape[0]
         mean_NC, var_NC = record_moments(x)
         if weight is not None:
             self._update_weighted(mean_NC, var_NC, weight)
             return
-        self.n_records.add_(n)
-        share_N, mass, kept = decay_of_batch(n, self.half_life_records, self.mean)
+        # The weight is read on the host: free on a CPU, one wait a batch elsewhere. In exchange w is a Python number,
+        # and the merge a handful of operations; on (64, 256) their number is all it costs.
+        share_N, mass, kept = decay_of_batch(len(mean_NC), self.half_life_records, self.mean)
+        weight_new = float(self.weight) * kept + mass
+        w = mass / weight_new
         # Off the running mean first: a long constant stream then has step 0 and variance 0, whatever its level.
         centred_NC = mean_NC - self.mean
         step = share_N @ centred_NC
-        batch_var = share_N @ centred_NC.sub_(step).square_()
+        # About the new mean, old and new records alike: var <- (1 - w)(var + w^2 step^2) + w sum share (x - mean_new)^2
+        scatter_NC = centred_NC.sub_(step, alpha=w).square_()
         if var_NC is not None:
-            batch_var += share_N @ var_NC
-        merge_moments_(self.mean, self.var, self.weight, step=step, batch_var=batch_var, mass=mass, kept=kept)
+            scatter_NC += var_NC
+        self.n_records.add_(len(mean_NC))
+        self.weight.fill_(weight_new)
+        self.mean.add_(step, alpha=w)
+        self.var.addcmul_(step, step, value=w * w).addmv_(scatter_NC.t(), share_N, beta=1 - w, alpha=w)
 
     def _update_weighted(self, mean_NC: Tensor, var_NC: Tensor | None, weight: Tensor) -> None:
         allowed = [mean_NC.shape[:1], *([mean_NC.shape] if self.per_value else [])]
@@ -258,9 +288,8 @@ class RunningMoments(WideModule):
         self.n_records.add_((weight > 0).reshape(len(weight), -1).any(1).sum())
         batch_var = (share * scatter_NC).sum(0)
         # A feature without any value: w = 0, and 0/0 only before its first value ever.
-        before = self.weight.clone()
+        nothing = (self.weight == 0) & (mass == 0)
         merge_moments_(self.mean, self.var, self.weight, step=step, batch_var=batch_var, mass=mass, kept=kept)
-        nothing = (before == 0) & (mass == 0)
         self.mean.masked_fill_(nothing, 0)
         self.var.masked_fill_(nothing, 1)
 
