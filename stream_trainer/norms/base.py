@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.errors import ConfigError, ShapeError
-from stream_trainer.norms.moments import WideModule, full_precision, wide
+from stream_trainer.norms.precision import WideModule, full_precision, wide
 
 __all__ = ["Norm", "NormDrift", "StatefulNorm"]
 

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
-from stream_trainer.norms.moments import RunningMoments, full_precision, record_moments, wide
+from stream_trainer.norms.moments import RunningMoments, record_moments
+from stream_trainer.norms.precision import full_precision, wide
 
 __all__ = ["RENORM_PRESETS", "BatchRenorm", "RenormPreset"]
 

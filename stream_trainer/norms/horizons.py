@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from stream_trainer.errors import ConfigError
-from stream_trainer.norms.moments import WideModule, decay_of_batch, mass_of, merge_moments_, record_moments
+from stream_trainer.norms.decay import decay_of_batch, mass_of
+from stream_trainer.norms.moments import merge_moments_, record_moments
+from stream_trainer.norms.precision import WideModule
 
 __all__ = ["BatchMoments", "TwoHorizonMoments"]
 

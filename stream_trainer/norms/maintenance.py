@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
-from stream_trainer.norms.moments import RunningMoments, wide
+from stream_trainer.norms.moments import RunningMoments
+from stream_trainer.norms.precision import wide
 
 __all__ = ["drift_numbers", "freeze", "recompute_moments"]
 

@@ -5,96 +5,20 @@ of an image). Record i of n weighs q^(n-1-i) in arrival order, its positions sha
 before the batch is multiplied by q^n: merging a batch is then exactly n merges of one record. A plain batch mean is
 not: for a memory of 64 records it is .15 standard deviations off at n = 64.
 
-A memory is named by its half-life h in records: q = 2^(-1/h). Papers and torch speak of a weight a of the newest value
-(q = 1 - a), or of a time constant 1/a: `half_life_of(time_constant_records=1024)` is 709.4, of 64 is 44.0.
-
-Not here: distributed merging (sync.py), what is done with the moments (every other file).
+Not here: the weights of records (decay.py), merging over workers (sync.py), what the moments are for (every layer).
 Source of the merge: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stream_trainer.errors import ConfigError, ShapeError
+from stream_trainer.norms.decay import decay_of_batch, decay_of_weighted, mass_of
+from stream_trainer.norms.precision import WideModule, full_precision
 
-__all__ = [
-    "Decay",
-    "RunningMoments",
-    "WideModule",
-    "decay_of_batch",
-    "full_precision",
-    "half_life_of",
-    "mass_of",
-    "merge_moments_",
-    "record_moments",
-    "wide",
-]
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for the device of x, if it is on: a matrix product would take the moments in bfloat16."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32, or wider if it is: statistics of float16 overflow, of bfloat16 have three digits."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def half_life_of(*, time_constant_records: float) -> float:
-    """Half-life of the memory q = 1 - 1/time_constant, both in records.
-
-    >>> round(half_life_of(time_constant_records=1024), 1), round(half_life_of(time_constant_records=64), 1)
-    (709.4, 44.0)
-    """
-    return -math.log(2) / math.log1p(-1 / time_constant_records)
-
-
-class Decay(NamedTuple):
-    """What a batch of n records does to a memory: see `decay_of_batch`."""
-
-    share_N: Tensor  # weight of each record inside the batch, newest heaviest, sums to 1
-    mass: float  # weight of the batch as a whole: 1 + q + ... + q^(n-1)
-    kept: float  # what remains of every older weight: q^n
-
-
-def mass_of(n: int, half_life_records: float | None) -> float:
-    """1 + q + ... + q^(n-1). In double by expm1: 1 - q^n cancels in float32 as soon as the half-life is long.
-
-    >>> mass_of(2, 1.0), mass_of(3, None)
-    (1.5, 3.0)
-    """
-    if half_life_records is None:
-        return float(n)
-    log_q = -math.log(2) / half_life_records
-    return math.expm1(n * log_q) / math.expm1(log_q)
-
-
-def decay_of_batch(n: int, half_life_records: float | None, like: Tensor) -> Decay:
-    """Weights of a batch of n >= 1 records; None forgets nothing. Cached by n: a stream sees few different sizes.
-
-    >>> share_N, mass, kept = decay_of_batch(2, 1.0, torch.zeros(1))
-    >>> share_N.tolist(), mass, kept
-    ([0.3333333432674408, 0.6666666865348816], 1.5, 0.25)
-    """
-    build = _decay_of_batch.__wrapped__ if torch.compiler.is_compiling() else _decay_of_batch
-    return build(n, half_life_records, like.dtype, like.device)
-
-
-@lru_cache(maxsize=1024)
-def _decay_of_batch(n: int, half_life_records: float | None, dtype: torch.dtype, device: torch.device) -> Decay:
-    log_q = -math.log(2) / (half_life_records or math.inf)
-    mass = mass_of(n, half_life_records)
-    share_N = torch.exp(log_q * torch.arange(n - 1, -1, -1, dtype=torch.float64)) / mass
-    with torch.inference_mode(False):  # the cache outlives the mode of whoever asks first
-        return Decay(share_N.to(device, dtype, copy=True), mass, math.exp(n * log_q))
+__all__ = ["RunningMoments", "merge_moments_", "record_moments"]
 
 
 def record_moments(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -124,28 +48,6 @@ def merge_moments_(
     moved = w * step
     mean.add_(moved)
     var.lerp_(batch_var, w).addcmul_(moved, step - moved)  # w(1-w) step^2: the variance between
-
-
-class WideModule(nn.Module):
-    """A module whose numbers no cast narrows: `.half()` leaves them in float32, the buffers in `exact` as they are.
-
-    Moments in float16 overflow, and in bfloat16 they stop moving: a step of 1/1000 of a value is below its digits.
-    """
-
-    exact: ClassVar[tuple[str, ...]] = ()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        exact = [getattr(self, name) for name in self.exact]
-
-        def wide_fn(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if not moved.is_floating_point():
-                return moved
-            as_is = any(tensor is other for other in exact)
-            dtype = tensor.dtype if as_is else torch.promote_types(moved.dtype, torch.float32)
-            return moved if moved.dtype == dtype else tensor.to(moved.device, dtype)
-
-        return super()._apply(wide_fn, recurse)
 
 
 class RunningMoments(WideModule):
@@ -275,7 +177,7 @@ class RunningMoments(WideModule):
             expected = " or ".join(str(tuple(shape)) for shape in allowed)
             hint = "" if self.per_value else " For weights of single values build the moments with per_value=True."
             raise ShapeError(f"weights have shape {tuple(weight.shape)}; expected {expected}.{hint}")
-        share, mass, kept = _decay_weighted(weight.double(), self.half_life_records)
+        share, mass, kept = decay_of_weighted(weight.double(), self.half_life_records)
         if weight.dim() == 1:
             share, mass = share[:, None], mass.expand(1) if self.per_value else mass
         share = share.to(self.mean.dtype)
@@ -295,17 +197,3 @@ class RunningMoments(WideModule):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, half_life_records={self.half_life_records}, prior_records={self.prior_records}"
-
-
-def _decay_weighted(weight: Tensor, half_life_records: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """As `decay_of_batch`, for records that count `weight` times each: (share like weight, mass, kept) in float64."""
-    total = weight.sum(0)
-    if half_life_records is None:
-        part, kept = weight, torch.ones_like(total)
-    else:
-        log_q = -math.log(2) / half_life_records
-        newer = total - weight.cumsum(0)
-        part = torch.exp(log_q * newer) * torch.expm1(log_q * weight) / math.expm1(log_q)
-        kept = torch.exp(log_q * total)
-    mass = part.sum(0)
-    return torch.where(mass > 0, part / mass, 0.0), mass, kept

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.norms.batch_renorm import BatchRenorm, RenormPreset
-from stream_trainer.norms.moments import decay_of_batch, record_moments
+from stream_trainer.norms.decay import decay_of_batch
+from stream_trainer.norms.moments import record_moments
 
 __all__ = ["Gather", "SyncBatchRenorm", "gather_over"]
 

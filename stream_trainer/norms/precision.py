@@ -1,0 +1,43 @@
+"""Statistics are float32 or wider, whatever the dtype of the activations, the cast of the model or autocast."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WideModule", "full_precision", "wide"]
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off for the device of x, if it is on: a matrix product would take the moments in bfloat16."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or wider if it is: statistics of float16 overflow, of bfloat16 have three digits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class WideModule(nn.Module):
+    """A module whose numbers no cast narrows: `.half()` leaves them in float32, the buffers in `exact` as they are.
+
+    Moments in float16 overflow, and in bfloat16 they stop moving: a step of 1/1000 of a value is below its digits.
+    """
+
+    exact: ClassVar[tuple[str, ...]] = ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = [getattr(self, name) for name in self.exact]
+
+        def wide_fn(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point():
+                return moved
+            as_is = any(tensor is other for other in exact)
+            dtype = tensor.dtype if as_is else torch.promote_types(moved.dtype, torch.float32)
+            return moved if moved.dtype == dtype else tensor.to(moved.device, dtype)
+
+        return super()._apply(wide_fn, recurse)
