@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stream_trainer.errors import StreamTrainerError
 
@@ -122,7 +123,8 @@ def doctor(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
     table = Table("check", "", "finding", box=None)
     findings = list(examine(load_config(config, overrides)))
     for finding in findings:
-        table.add_row(finding.check, "[green]ok[/]" if finding.ok else "[red]no[/]", finding.text)
+        verdict = Text("ok", "green") if finding.ok else Text("no", "red")
+        table.add_row(finding.check, verdict, Text(finding.text))  # Text: a message may hold square brackets
     Console().print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -166,7 +168,8 @@ def _print_checkpoints(directory: Path, *, verify: bool) -> None:
         size = sum(entry["bytes"] for entry in body["files"].values()) if body else 0
         saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(body["saved_at_s"])) if body else "?"
         consumed = f"{body['counts']['consumed']:,}" if body else "?"
-        table.add_row(str(info.step), consumed, saved, f"{size:,}", info.problem or ("yes" if verify else "-"))
+        verdict = Text(info.problem or ("yes" if verify else "-"))
+        table.add_row(str(info.step), consumed, saved, f"{size:,}", verdict)
     Console().print(table)
     if any(info.problem for info in infos):
         raise typer.Exit(1)

@@ -113,6 +113,9 @@ class Schema:
         names = self.feature_names
         if not names:
             raise ConfigError("schema.features is empty; declare at least one feature.")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"schema.features: {', '.join(twice)} declared more than once; a feature has one kind.")
         if self.target.name in names:
             raise ConfigError(
                 f"schema.target: {self.target.name!r} is also a feature: the models would be shown the answer. "

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from stream_trainer.clock import SystemClock
+from stream_trainer.errors import ConfigError
 from stream_trainer.service.config import RunConfig, load_config
 from stream_trainer.service.guard import stop_on_signals
 from stream_trainer.service.loop import Service
@@ -24,6 +25,7 @@ from stream_trainer.service.summary import summarise
 from stream_trainer.service.view import LiveView, PlainView, summary_table
 from stream_trainer.service.wiring import assemble, with_embedded_broker
 from stream_trainer.streams.embedded import EmbeddedBroker
+from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 from stream_trainer.streams.paced_producer import PacedProducer
 from stream_trainer.types import StepReport
 
@@ -83,7 +85,7 @@ def _learn(config: RunConfig, producer: PacedProducer, seconds_max: float | None
     with _view(config, console) as view:
         feeding = _Feeding(producer, seconds_max)
         started_s = time.monotonic()
-        with assemble(config, observers=[view, feeding], clock=clock) as service:
+        with assemble(config, dead_letters=LoggedDeadLetters(), observers=[view, feeding], clock=clock) as service:
             view.service = feeding.service = service
             with stop_on_signals(service.request_stop, stop_s_max=config.limits.stop_s_max):
                 service.run()
@@ -130,7 +132,5 @@ def _config(port: int, only: str | None) -> RunConfig:
     if only is None:
         return config
     if only not in config.models:
-        from stream_trainer.errors import ConfigError
-
         raise ConfigError(f"--only {only}: known models: {', '.join(config.models)}.")
     return config.model_copy(update={"models": {only: config.models[only]}})

@@ -203,9 +203,10 @@ class RunConfig(Strict):
 
     def identity(self) -> dict[str, str]:
         """Part -> hash of what gave its saved state a meaning. How batches are cut or where files lie may change."""
-        dumped = self.model_dump(mode="json", by_alias=True)
-        parts = {"schema": dumped["schema"], "drift": dumped["drift"], "scores": dumped["scores"]}
-        parts["schema"].pop("record_bytes_max")
+        # Only what differs from a default: an option that a later version adds must not make old states strangers.
+        dumped = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        parts = {name: dumped.get(name, {}) for name in ("schema", "drift", "scores")}
+        parts["schema"].pop("record_bytes_max", None)
         parts.update({f"models.{name}": model for name, model in dumped["models"].items()})
         return {name: _hash(part) for name, part in parts.items()}
 
@@ -252,7 +253,9 @@ def _known_keys(path: Iterable[Any]) -> list[str]:
     place = root
     for key in path:
         place = _resolved(place, root)
-        place = place.get("properties", {}).get(key) or place.get("additionalProperties") or {}
+        named = place.get("properties", {}).get(key)
+        any_name = [*place.get("patternProperties", {}).values(), place.get("additionalProperties")]
+        place = named or any_name[0] or {}
     return sorted(_resolved(place, root).get("properties", {}))
 
 

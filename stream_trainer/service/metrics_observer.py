@@ -26,6 +26,9 @@ class MetricsObserver(Observer):
 
     def started(self, positions: Positions, counts: Counts) -> None:
         self.heartbeat.beat()
+        self.metrics.observe_start(positions, records_learned=counts.learned)
+        if self.service is not None and self.service.checkpoints is not None:
+            self.metrics.checkpoints_corrupt(self.service.checkpoints.corrupt_found)
         self._look()
 
     def entered(self, state: LifecycleState) -> None:
@@ -36,11 +39,11 @@ class MetricsObserver(Observer):
     def stepped(self, report: StepReport, step_s: float) -> None:
         self.heartbeat.beat()
         self.metrics.observe_step(report, step_s=step_s, now_wall_s=self._clock.wall_s())
+        self._look_now_and_then()  # a turn may hold many batches
 
     def turned(self) -> None:
         self.heartbeat.beat()
-        if self._clock.monotonic_s() - self._looked_s >= EVERY_S:
-            self._look()
+        self._look_now_and_then()
 
     def saved(self, saved: Saved) -> None:
         if saved.error is not None:
@@ -52,6 +55,10 @@ class MetricsObserver(Observer):
             n_bytes=saved.size_bytes,
             now_wall_s=self._clock.wall_s(),
         )
+
+    def _look_now_and_then(self) -> None:
+        if self._clock.monotonic_s() - self._looked_s >= EVERY_S:
+            self._look()
 
     def _look(self) -> None:
         if self.service is None:

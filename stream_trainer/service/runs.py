@@ -1,7 +1,6 @@
 """A whole run as one call: assemble, watch the signals, learn, sum up."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -11,11 +10,11 @@ from stream_trainer.clock import SystemClock
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.config_text import redacted
 from stream_trainer.service.guard import stop_on_signals
-from stream_trainer.service.observers import Observer
 from stream_trainer.service.summary import summarise
 from stream_trainer.service.view import PlainView, summary_table
 from stream_trainer.service.wiring import assemble, build_trainer
 from stream_trainer.streams.files import FileSource
+from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 
 __all__ = ["check_buildable", "readable", "run_service"]
 
@@ -25,13 +24,15 @@ def run_service(
     *,
     until_end: bool = False,
     replay: FileSource | None = None,
-    observers: Sequence[Observer] = (),
 ) -> dict[str, Any]:
     """Run until told to stop or at the end, print the scores as a table, return the summary."""
     clock = SystemClock()
     view = PlainView(clock)
     started_s = time.monotonic()
-    with assemble(config, until_end=until_end, replay=replay, observers=[view, *observers], clock=clock) as service:
+    dead_letters = LoggedDeadLetters() if replay is not None else None
+    with assemble(
+        config, until_end=until_end, replay=replay, dead_letters=dead_letters, observers=[view], clock=clock
+    ) as service:
         view.service = service
         with stop_on_signals(service.request_stop, stop_s_max=config.limits.stop_s_max):
             service.run()
@@ -46,4 +47,4 @@ def check_buildable(config: RunConfig) -> None:
 
 def readable(config: RunConfig) -> str:
     """The configuration with every default filled in, as YAML, secrets hidden."""
-    return yaml.safe_dump(redacted(config.model_dump(mode="json", by_alias=True)), sort_keys=False)
+    return yaml.safe_dump(redacted(config.model_dump(mode="json", by_alias=True, exclude_none=True)), sort_keys=False)

@@ -36,17 +36,19 @@ class _Pulse(Observer):
         self._clock = clock
         self._looked_s = clock.monotonic_s()
         self._records = self._batches = 0
-        self.last: StepReport | None = None
         self.alarms: deque[Alarm] = deque(maxlen=5)
         self.service: Service | None = None  # set once it exists: a view is built before what it shows
 
     def stepped(self, report: StepReport, step_s: float) -> None:
         self._records += report.batch_records + len(report.rejects) + report.n_tombstones
         self._batches += 1
-        self.last = report
         self.alarms.extend(report.alarms)
+        self._look_now_and_then()  # a turn may hold many batches
 
     def turned(self) -> None:
+        self._look_now_and_then()
+
+    def _look_now_and_then(self) -> None:
         now_s = self._clock.monotonic_s()
         if now_s - self._looked_s >= self.every_s and self.service is not None:
             per_s = self._records / (now_s - self._looked_s)
@@ -120,17 +122,15 @@ class LiveView(_Pulse):
 
 
 def summary_table(scores: Mapping[str, ModelScores], baselines: Mapping[str, ModelScores]) -> Table:
-    """Models above, baselines below; whole run and recent past side by side."""
+    """Models above, baselines below; each cell the score over the whole run, then over the recent past."""
     names = list(next(iter(scores.values())).cumulative)
-    table = Table(box=None, header_style="dim")
-    table.add_column("predicted before learned")
+    table = Table(box=None, header_style="dim", title="whole run | recent", title_style="dim", title_justify="left")
+    table.add_column("predicted before learned", no_wrap=True)
     for name in names:
-        table.add_column(SHORT.get(name, name), justify="right")
-    for name in names:
-        table.add_column(f"recent {SHORT.get(name, name)}", justify="right", style="dim")
+        table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for kind, style in ((scores, "bold"), (baselines, "dim")):
         for row, windows in kind.items():
-            cells = [_cell(values.get(name)) for values in (windows.cumulative, windows.fading) for name in names]
+            cells = [f"{_cell(windows.cumulative.get(n))} | {_cell(windows.fading.get(n))}" for n in names]
             table.add_row(row, *cells, style=style)
     return table
 
@@ -148,4 +148,4 @@ def _line(scores: Mapping[str, float]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return f"{value:.4f}" if value is not None and math.isfinite(value) else "-"
+    return f"{value:.3f}" if value is not None and math.isfinite(value) else "-"

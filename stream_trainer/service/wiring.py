@@ -29,7 +29,6 @@ from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetter
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
 from stream_trainer.streams.files import FileSource
 from stream_trainer.streams.kafka import KafkaSource
-from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
 from stream_trainer.telemetry.http import TelemetryServer
 from stream_trainer.telemetry.metrics import Metrics
@@ -47,20 +46,20 @@ def assemble(
     until_end: bool = False,
     observers: Sequence[Observer] = (),
     replay: FileSource | None = None,
+    dead_letters: DeadLetters | None = None,
     clock: Clock | None = None,
 ) -> Iterator[Service]:
     """A service ready to `run`, with its metrics port, watchdog and, if asked for, embedded broker around it.
 
     Args:
         until_end: a Kafka source ends where the log ended at start; files end anyway.
-        replay: read this instead of the configured source, and leave no traces: no checkpoint, no metrics port, dead
-            letters only in the log.
+        replay: read this instead of the configured source, and leave no traces: no checkpoint, no metrics port.
+        dead_letters: instead of the configured ones.
     """
     clock = clock or SystemClock()
     with ExitStack() as stack:
         if replay is not None:
-            changes = {"checkpoint": None, "telemetry": None, "dead_letters": None}
-            config = config.model_copy(update=changes)
+            config = config.model_copy(update={"checkpoint": None, "telemetry": None})
         elif config.source.kafka and config.source.kafka.bootstrap_servers == EMBEDDED:
             broker = stack.enter_context(EmbeddedBroker())
             config = with_embedded_broker(config, broker, partitions=1)
@@ -77,7 +76,7 @@ def assemble(
             trainer=trainer,
             checkpoints=_build_checkpoints(config),
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
-            dead_letters=LoggedDeadLetters() if replay is not None else _build_dead_letters(config),
+            dead_letters=dead_letters or _build_dead_letters(config),
             bad_records=_build_bad_records(config.dead_letters),
             observers=[metrics_observer, *observers],
             clock=clock,

@@ -1,4 +1,4 @@
-"""Dead letters of a replay: counted and shown in the log, not kept, for the file that held them is still there."""
+"""Dead letters of a replay or a demo: shown in the log and not kept, for whoever sent them can send them again."""
 
 import logging
 from collections.abc import Sequence

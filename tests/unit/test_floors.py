@@ -15,7 +15,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_IMPORT_BESIDE = {  # rooms of one floor that may know each other; the lowest floor is one vocabulary
-    **{room: FLOORS[0] for room in FLOORS[0]},
+    **dict.fromkeys(FLOORS[0], FLOORS[0]),
     "cli": {"service", "demo"},
     "demo": {"service"},
     "__main__": {"cli"},
