@@ -10,8 +10,10 @@ from stream_trainer.contracts import Model
 from stream_trainer.errors import ConfigError
 from stream_trainer.models.digest import state_sha256
 from stream_trainer.models.networks import NETWORKS, build_network
-from stream_trainer.models.river_model import RiverModel, RiverOptions
-from stream_trainer.models.torch_model import TorchModel, TorchOptions
+from stream_trainer.models.river_model import RiverModel
+from stream_trainer.models.river_options import RiverOptions
+from stream_trainer.models.torch_model import TorchModel
+from stream_trainer.models.torch_options import TorchOptions
 from stream_trainer.schema import Schema
 
 __all__ = [

@@ -5,61 +5,24 @@ the seed of its own randomness. Legend: N = records, K = classes.
 Refused: plain BatchNorm; a step on a loss or gradient that is not finite; pickles (its state is tensors and JSON).
 """
 
-import importlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_trainer import norms
-from stream_trainer.errors import CheckpointError, ConfigError, ModelError
-from stream_trainer.models.networks import build_network, refuse_batch_norm
+from stream_trainer.errors import CheckpointError, ModelError
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
-from stream_trainer.optimizers import RateScaling, Stepper, build_optimizer
+from stream_trainer.models.torch_options import TorchOptions, build_configured
+from stream_trainer.optimizers import Stepper, build_optimizer
 from stream_trainer.schema import Schema, TargetKind
 from stream_trainer.types import Batch, LearnReport, Prediction, State
 
-__all__ = ["TorchModel", "TorchOptions"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorchOptions:
-    """A network, how it learns, and its seed. What is None is left to the network's own default."""
-
-    net: str | None = None  # a name in NETWORKS; None: mlp, or `module`
-    hidden: tuple[int, ...] | None = None
-    norm: str | None = None
-    norm_options: Mapping[str, Any] | None = None
-    dropout: float | None = None
-    embedding_dim: int | None = None
-
-    module: str | None = None  # instead of `net`: "package.module:factory", called (widths, outputs, **module_options)
-    module_options: Mapping[str, Any] = field(default_factory=dict)
-    convert_norms: str | None = None  # exchange every BatchNorm of the module for this layer, weights kept
-
-    optimizer: str | Mapping[str, Mapping[str, Any]] = "stream_adamw"  # name, or {name: {option: value}}
-    lr_scaling: str | Mapping[str, Any] = "none"  # rule, or {rule: ..., reference_records: ...}
-    gradient_norm_max: float | None = 10.0  # a mean cross-entropy has .1 to 3: this cuts accidents only. None: never
-    seed: int = 0
-
-    input_half_life_records: float = 10_000  # ten times the norms' slow memory: the two must not chase each other
-    input_abs_max: float = 10.0  # standard deviations; a broken sensor says no more than "far out"
-
-    def __post_init__(self) -> None:
-        only_net = {name: getattr(self, name) for name in ("net", *_NET_OPTIONS) if getattr(self, name) is not None}
-        if self.module is not None and only_net:
-            raise ConfigError(f"torch: module is given, so {', '.join(only_net)} has no use; put it in module_options.")
-        if isinstance(self.optimizer, Mapping) and len(self.optimizer) != 1:
-            raise ConfigError(f"torch.optimizer is {dict(self.optimizer)}; expected a name or {{name: {{options}}}}.")
-
-
-_NET_OPTIONS = ("hidden", "norm", "norm_options", "dropout", "embedding_dim")
+__all__ = ["TorchModel"]
 
 
 class TorchModel:
@@ -75,13 +38,10 @@ class TorchModel:
         self.schema, self.options, self.device = schema, options, torch.device(device)
         self._records = 0  # learned so far
         with self._own_randomness():
-            self.network = _build_network(schema, options).to(self.device)
-        name, optimizer_options = _optimizer_of(options)
-        scaling = options.lr_scaling
-        self._stepper = Stepper(
-            build_optimizer(name, self.network.parameters(), **optimizer_options),
-            RateScaling(rule=scaling) if isinstance(scaling, str) else RateScaling(**scaling),
-        )
+            self.network = build_configured(schema, options).to(self.device)
+        name, settings = options.optimizer_spec
+        optimizer = build_optimizer(name, self.network.parameters(), **settings)
+        self._stepper = Stepper(optimizer, options.rate_scaling)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._standardiser = InputStandardiser(
             schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
@@ -224,50 +184,8 @@ class TorchModel:
             "kind": "torch",
             "features": list(self.schema.feature_names),
             "target": [self.schema.target.name, *self.schema.target.classes],
-            "optimizer_name": _optimizer_of(self.options)[0],
+            "optimizer_name": self.options.optimizer_spec[0],
         }
-
-
-def _build_network(schema: Schema, options: TorchOptions) -> nn.Module:
-    if options.module is not None:
-        network = _call_factory(options.module, schema, options.module_options)
-        if options.convert_norms is not None:
-            network = norms.convert_norms(network, options.convert_norms)
-    else:
-        chosen = {name: getattr(options, name) for name in _NET_OPTIONS if getattr(options, name) is not None}
-        if _optimizer_of(options)[0] == "stream_adamw":
-            chosen |= _for_stream_adamw(schema, chosen)
-        network = build_network(options.net or "mlp", schema.widths, schema.target.outputs, **chosen)
-    refuse_batch_norm(network)
-    return network
-
-
-def _for_stream_adamw(schema: Schema, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What suits an optimizer that counts records: it takes rows, and small batches need no damping by the norm."""
-    suited: dict[str, Any] = {"sparse_embeddings": True} if schema.categories else {}
-    if chosen.get("norm", "adaptive_batch_renorm") == "adaptive_batch_renorm":
-        suited["norm_options"] = {"damping": "none", **(chosen.get("norm_options") or {})}
-    return suited
-
-
-def _call_factory(path: str, schema: Schema, options: Mapping[str, Any]) -> nn.Module:
-    module_name, _, factory_name = path.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"torch.module is {path!r}; expected package.module:factory, and it cannot be imported: {error}."
-        ) from error
-    network = factory(schema.widths, schema.target.outputs, **options)
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"torch.module {path!r} returned a {type(network).__name__}; expected a torch.nn.Module.")
-    return network
-
-
-def _optimizer_of(options: TorchOptions) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(options.optimizer, str):
-        return options.optimizer, {}
-    return next(iter(options.optimizer.items()))
 
 
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:

@@ -43,10 +43,10 @@ class StreamAdamW(torch.optim.Optimizer):
             160 000 learns best while everything does. None: no pull, and no copy of the initial weights.
         warmup_records: the rate rises linearly over so many records. 0: measured, a warm-up only loses time.
 
-    `param_groups` may be changed between steps. Every tensor's update is cut to a root mean square of 1, so that one
-    odd batch moves the weights no more than any other. Biases and gains, one-dimensional, are never pulled; rows of
-    embeddings neither: their first values mean nothing, and a copy of a large table is dear. Rows have no mean
-    gradient either: it would move a rare row by what was true long ago.
+    Rate and horizons in `param_groups` may be changed between steps. Every tensor's update is cut to a root mean square
+    of 1, so that one odd batch moves the weights no more than any other. Biases and gains, one-dimensional, are never
+    pulled; rows of embeddings neither: their first values mean nothing, and a copy of a large table is dear. Rows have
+    no mean gradient either: it would move a rare row by what was true long ago.
 
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> optimizer = StreamAdamW([weight], lr=0.5)
@@ -134,15 +134,13 @@ class StreamAdamW(torch.optim.Optimizer):
             gradients = _mean_gradients(states, gradients, group["beta1"] ** (records / REFERENCE_RECORDS))
         for state in states:
             state["weight"] += (1 - decay) * (1 - state["weight"])
-
+        unbiased = [math.sqrt(state["weight"]) for state in states]  # taken out as a factor: √v̂ = root / unbiased
         roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, [math.sqrt(state["weight"]) for state in states])
-        torch._foreach_add_(roots, EPS)
-        updates = torch._foreach_div(gradients, roots)
-        norms = torch.stack(torch._foreach_norm(updates)).tolist()  # the one place that waits for a device
-        sizes = [math.sqrt(update.numel()) for update in updates]
-        torch._foreach_mul_(updates, [-rate / max(1.0, norm / size) for norm, size in zip(norms, sizes)])
-        torch._foreach_add_(parameters, updates)
+        torch._foreach_add_(roots, [EPS * factor for factor in unbiased])
+        norms = torch.stack(torch._foreach_norm(torch._foreach_div(gradients, roots))).tolist()  # the one wait
+        sizes = [math.sqrt(root.numel()) for root in roots]
+        steps = [-rate * factor / max(1.0, factor * norm / size) for factor, norm, size in zip(unbiased, norms, sizes)]
+        torch._foreach_addcdiv_(parameters, gradients, roots, steps)
 
         horizon = group["pull_horizon_records"]
         pulled = [(p, s["initial"]) for p, s in zip(parameters, states) if "initial" in s]

@@ -197,6 +197,13 @@ def test_a_huge_gradient_moves_the_weights_no_more_than_the_limit():
     torch.testing.assert_close(torch.tensor(0.5), (after - before).norm())
 
 
+def test_gradients_of_embeddings_are_clipped_with_the_others():
+    """They are sparse; the norm counts a row once, however many records named it."""
+    reports = [build(optimizer=o, gradient_norm_max=1e-3).learn(records(MIXED, 40)) for o in ("stream_adamw", "adam")]
+
+    assert reports[0].gradient_norm == pytest.approx(reports[1].gradient_norm, rel=1e-5)
+
+
 def test_a_category_that_does_not_occur_keeps_its_row():
     """Dense optimizers push and decay rows they know nothing about."""
     model = build(norm="layer", optimizer="stream_adamw")
@@ -305,9 +312,18 @@ def test_a_wrong_option_is_answered_with_the_right_ones(options, message):
 
 
 def test_net_options_beside_a_module_are_refused():
-    """They would be ignored in silence."""
+    """They would be ignored in silence; so would options of a module that is not there."""
     with pytest.raises(ConfigError, match="module is given, so hidden, norm has no use"):
         TorchOptions(module="a:b", hidden=(1,), norm="layer")
+    with pytest.raises(ConfigError, match="convert_norms are for a module of yours"):
+        TorchOptions(convert_norms="layer")
+
+
+def test_a_factory_that_raises_is_named_with_what_it_was_given():
+    """Its own message, and the arguments behind it."""
+    options = TorchOptions(module=f"{HERE}:sequential", module_options={"depth": 3})
+    with pytest.raises(ConfigError, match=r"raised TypeError: .*'depth'.* 2 outputs and the module_options"):
+        build_model(NUMBERS, "torch", options)
 
 
 @pytest.mark.parametrize("path", ["nowhere.at_all:make", f"{HERE}:missing", "justaname"])

@@ -1,0 +1,114 @@
+"""What a torch model is told, and the network that follows from it.
+
+`net` names one of ours, `module` the user's own: an import path from the configuration is code that the operator chose.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from stream_trainer.errors import ConfigError
+from stream_trainer.models.networks import build_network, refuse_batch_norm
+from stream_trainer.norms import convert_norms
+from stream_trainer.optimizers import RateScaling
+from stream_trainer.schema import Schema
+
+__all__ = ["TorchOptions", "build_configured"]
+
+_NET_OPTIONS = ("hidden", "norm", "norm_options", "dropout", "embedding_dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptions:
+    """A network, how it learns, and its seed. What is None is left to the network's own default."""
+
+    net: str | None = None  # a name in NETWORKS; None: mlp, or `module`
+    hidden: tuple[int, ...] | None = None
+    norm: str | None = None
+    norm_options: Mapping[str, Any] | None = None
+    dropout: float | None = None
+    embedding_dim: int | None = None
+
+    module: str | None = None  # instead of `net`: "package.module:factory", called (widths, outputs, **module_options)
+    module_options: Mapping[str, Any] = field(default_factory=dict)
+    convert_norms: str | None = None  # exchange every BatchNorm of the module for this layer, weights kept
+
+    optimizer: str | Mapping[str, Mapping[str, Any]] = "stream_adamw"  # name, or {name: {option: value}}
+    lr_scaling: str | Mapping[str, Any] = "none"  # rule, or {rule: ..., reference_records: ...}
+    gradient_norm_max: float | None = 10.0  # a mean cross-entropy has .1 to 3: this cuts accidents only. None: never
+    seed: int = 0
+
+    input_half_life_records: float = 10_000  # ten times the norms' slow memory: the two must not chase each other
+    input_abs_max: float = 10.0  # standard deviations; a broken sensor says no more than "far out"
+
+    def __post_init__(self) -> None:
+        only_net = {name: getattr(self, name) for name in ("net", *_NET_OPTIONS) if getattr(self, name) is not None}
+        if self.module is not None and only_net:
+            raise ConfigError(f"torch: module is given, so {', '.join(only_net)} has no use; put it in module_options.")
+        if self.module is None and (self.module_options or self.convert_norms is not None):
+            raise ConfigError("torch: module_options and convert_norms are for a module of yours; set module, or norm.")
+        if isinstance(self.optimizer, Mapping) and len(self.optimizer) != 1:
+            raise ConfigError(f"torch.optimizer is {dict(self.optimizer)}; expected a name or {{name: {{options}}}}.")
+        if isinstance(self.lr_scaling, Mapping) and not set(self.lr_scaling) <= {"rule", "reference_records"}:
+            raise ConfigError(f"torch.lr_scaling is {dict(self.lr_scaling)}; known keys: rule, reference_records.")
+
+    @property
+    def optimizer_spec(self) -> tuple[str, Mapping[str, Any]]:
+        """Name and options of the optimizer, however it was written."""
+        if isinstance(self.optimizer, str):
+            return self.optimizer, {}
+        return next(iter(self.optimizer.items()))
+
+    @property
+    def rate_scaling(self) -> RateScaling:
+        """The rule for the learning rate, however it was written."""
+        return RateScaling(rule=self.lr_scaling) if isinstance(self.lr_scaling, str) else RateScaling(**self.lr_scaling)
+
+
+def build_configured(schema: Schema, options: TorchOptions) -> nn.Module:
+    """The network that the options ask for, for this schema; weights come from torch's current random state.
+
+    Raises: ConfigError: it cannot be imported or built, or could not learn from a batch of one.
+    """
+    if options.module is not None:
+        network = _call_factory(options.module, schema, options.module_options)
+        if options.convert_norms is not None:
+            network = convert_norms(network, options.convert_norms)
+    else:
+        chosen = {name: getattr(options, name) for name in _NET_OPTIONS if getattr(options, name) is not None}
+        if options.optimizer_spec[0] == "stream_adamw":
+            chosen |= _for_stream_adamw(schema, chosen)
+        network = build_network(options.net or "mlp", schema.widths, schema.target.outputs, **chosen)
+    refuse_batch_norm(network)
+    return network
+
+
+def _for_stream_adamw(schema: Schema, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What suits an optimizer that counts records: it takes rows, and small batches need no damping by the norm."""
+    suited: dict[str, Any] = {"sparse_embeddings": True} if schema.categories else {}
+    if chosen.get("norm", "adaptive_batch_renorm") == "adaptive_batch_renorm":
+        suited["norm_options"] = {"damping": "none", **(chosen.get("norm_options") or {})}
+    return suited
+
+
+def _call_factory(path: str, schema: Schema, options: Mapping[str, Any]) -> nn.Module:
+    module_name, _, factory_name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"torch.module is {path!r}; expected package.module:factory, and it cannot be imported: {error}."
+        ) from error
+    try:
+        network = factory(schema.widths, schema.target.outputs, **options)
+    except Exception as error:
+        raise ConfigError(
+            f"torch.module {path!r} raised {type(error).__name__}: {error}. It is called with the input widths, "
+            f"{schema.target.outputs} outputs and the module_options {dict(options)}."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"torch.module {path!r} returned a {type(network).__name__}; expected a torch.nn.Module.")
+    return network
