@@ -152,7 +152,9 @@ class WeightedAdwin:
         """
         if self.window_records < self.options.warmup_records or self._value_max is None:
             return 0.0, math.inf
-        excess_B, bound_B, n_B = (table_TB[0, 1:-1] for table_TB in self._compare(self._window_4B[:, -1:]))
+        excess_B, bound_B, n_B = (
+            table_TB[0, 1:-1] for table_TB in self._compare(*self._moments(self._window_4B[:, -1:]))
+        )
         best = int(np.argmax(np.abs(excess_B) / bound_B))
         unit = self._value_max / float(n_B[best])
         return float(excess_B[best]) * unit, float(bound_B[best]) * unit
@@ -232,12 +234,15 @@ class WeightedAdwin:
         first = max(n_old, len(position_B) - 1 - int(position_B[-1] - tested_from))
         if first >= len(position_B):
             return None
-        excess_TB, bound_TB, _ = self._compare(self._window_4B[:, first:])
+        moments_3T = self._moments(self._window_4B[:, first:])
+        if len(position_B) - first > 2 and not self._may_cut(position_B[first], *moments_3T):
+            return None  # nearly always: the matrix is paid for when something may have happened
+        excess_TB, bound_TB, _ = self._compare(*moments_3T)
         strength_TB = np.abs(excess_TB, out=excess_TB)
         beyond_TB = strength_TB > bound_TB
-        if not beyond_TB.any():  # nearly always: the rest is paid only when something happened
+        if not beyond_TB.any():
             return None
-        age_TB = position_B[first:, None] - position_B
+        age_TB = np.subtract.outer(position_B[first:], position_B)
         beyond_TB &= (age_TB > 0) & (age_TB <= reach_B)
         beyond_TB[:, 0] = False  # the start of the window cuts nothing off
         rows = np.flatnonzero(beyond_TB.any(axis=1))
@@ -246,26 +251,49 @@ class WeightedAdwin:
         row = rows[0]
         return first + int(row), int(np.argmax(np.where(beyond_TB[row], strength_TB[row] / bound_TB[row], 0.0)))
 
-    def _compare(self, ends_4T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What each cut B says at each end T: the excess of the new part, its bound, and the harmonic count h.
+    def _moments(self, ends_4T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Records, mean and variance of the windows that end at T."""
+        start_4 = self._window_4B[:, 0]
+        n_T = (ends_4T[_POSITION] - start_4[_POSITION]) * float(self.options.block_records)
+        mean_T = (ends_4T[_SUM] - start_4[_SUM]) / n_T
+        variance_T = (ends_4T[_SQUARES] - start_4[_SQUARES]) / n_T - mean_T * mean_T
+        return n_T, mean_T, np.maximum(variance_T, 0.0, out=variance_T)
+
+    def _old_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Records and sum from the start of the window to each boundary."""
+        n_B = (self._window_4B[_POSITION] - self._window_4B[_POSITION, 0]) * float(self.options.block_records)
+        return n_B, self._window_4B[_SUM] - self._window_4B[_SUM, 0]
+
+    def _may_cut(self, position: float, n_T: np.ndarray, mean_T: np.ndarray, variance_T: np.ndarray) -> bool:
+        """Whether any cut could be beyond its bound at any end; False is certain. `position`: of the first end.
+
+        Costs a row where `_compare` costs a matrix. For a given cut the excess is linear in the mean of the window, so
+        its extremes are at the extreme means; the bound is least for the least variance, at the first end after it.
+        """
+        n_B, sum_B = self._old_parts()
+        excess_B = np.maximum(mean_T.max() * n_B - sum_B, sum_B - mean_T.min() * n_B)
+        n_new_B = np.maximum(position - self._window_4B[_POSITION], 1.0) * float(self.options.block_records)
+        harmonic_B = n_B * n_new_B / (n_B + n_new_B)
+        log = math.log(2.0 / self._delta * math.log(n_T[0]))
+        bound_B = np.sqrt(2.0 * float(variance_T.min()) * log * harmonic_B) + 2.0 / 3.0 * log
+        if self.options.min_effect:
+            bound_B = np.maximum(bound_B, self.options.min_effect * harmonic_B)
+        return bool((excess_B > bound_B * (1.0 - 1e-6)).any())  # the matrix may round otherwise
+
+    def _compare(
+        self, n_T: np.ndarray, mean_T: np.ndarray, variance_T: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What each cut B says of each window T: the excess of the new part, its bound, and the harmonic count h.
 
         The excess is the sum of the new part less its share of the window's mean: h times the difference of means, with
         1/h = 1/n_old + 1/n_new. Its bound is h times that of the paper, sqrt(2 v l / h) + 2/3 l / h, where v is the
         variance of the window and l = ln(2 ln(n) / delta), and at least h times `min_effect`. Where B is not inside
         the window the numbers mean nothing; the caller masks them.
         """
-        block, start_4 = float(self.options.block_records), self._window_4B[:, 0]
-        n_T = (ends_4T[_POSITION] - start_4[_POSITION]) * block
-        mean_T = (ends_4T[_SUM] - start_4[_SUM]) / n_T
-        variance_T = np.maximum((ends_4T[_SQUARES] - start_4[_SQUARES]) / n_T - mean_T * mean_T, 0.0)
+        n_B, sum_B = self._old_parts()
         log_T = np.log(2.0 / self._delta * np.log(n_T))
-
-        n_new_TB = np.subtract.outer(ends_4T[_POSITION] * block, self._window_4B[_POSITION] * block)
-        excess_TB = np.subtract.outer(ends_4T[_SUM], self._window_4B[_SUM])
-        excess_TB -= mean_T[:, None] * n_new_TB
-        harmonic_TB = n_new_TB * n_new_TB
-        harmonic_TB /= -n_T[:, None]
-        harmonic_TB += n_new_TB
+        excess_TB = np.multiply.outer(mean_T, n_B) - sum_B
+        harmonic_TB = n_B - np.multiply.outer(1.0 / n_T, n_B * n_B)
         bound_TB = np.sqrt(np.abs((2.0 * variance_T * log_T)[:, None] * harmonic_TB))
         bound_TB += (2.0 / 3.0 * log_T)[:, None]
         if self.options.min_effect:
@@ -274,7 +302,7 @@ class WeightedAdwin:
 
     def _describe(self, end: int, boundary: int) -> Detection:
         assert self._value_max is not None
-        _, bound_TB, harmonic_TB = self._compare(self._window_4B[:, end : end + 1])
+        _, bound_TB, harmonic_TB = self._compare(*self._moments(self._window_4B[:, end : end + 1]))
         position, total = self._window_4B[: _SUM + 1, [0, boundary, end]]
         n_before, n_after = (np.diff(position) * self.options.block_records).tolist()
         sum_before, sum_after = np.diff(total).tolist()
