@@ -88,7 +88,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
 def build_network(name: str, widths: InputWidths, outputs: int, **options: Any) -> nn.Module:
     """Build a network by its name in the configuration; weights come from torch's current random state.
 
-    Raises: ConfigError: no network of this name, no option of this name, or plain BatchNorm inside.
+    Raises: ConfigError: no network of this name, no option of this name, or a value that cannot be.
     """
     if name not in NETWORKS:
         raise ConfigError(f"net is {name!r}; known networks: {', '.join(sorted(NETWORKS))}.")
@@ -96,7 +96,12 @@ def build_network(name: str, widths: InputWidths, outputs: int, **options: Any) 
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"net {name!r} has no option {unknown[0]!r}; known options: {', '.join(sorted(known))}.")
-    return NETWORKS[name](widths, outputs, **options)
+    try:
+        return NETWORKS[name](widths, outputs, **options)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"net {name!r} cannot be built with {options}: {error}.") from error
 
 
 def refuse_batch_norm(network: nn.Module) -> None:

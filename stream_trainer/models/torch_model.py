@@ -82,7 +82,11 @@ class TorchModel:
     # ------------------------------------------------------------ learn
 
     def learn(self, batch: Batch) -> LearnReport:
-        """One step on the mean loss of the batch. Raises: ModelError as `predict`."""
+        """One step on the mean loss of the batch: cross-entropy in nats, or Huber in standard deviations of the target.
+
+        Returns: loss and gradient norm before the step and before clipping, and the rate after scaling.
+        Raises:  ModelError as `predict`.
+        """
         past = self._moments()
         loss = self._backward(batch)
         gradient_norm = _gradient_norm(self._parameters)

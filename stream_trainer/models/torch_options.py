@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from stream_trainer.errors import ConfigError
@@ -45,6 +46,10 @@ class TorchOptions:
     input_abs_max: float = 10.0  # standard deviations; a broken sensor says no more than "far out"
 
     def __post_init__(self) -> None:
+        for name in ("gradient_norm_max", "input_abs_max", "input_half_life_records"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"torch.{name} is {value}; expected more than 0.")
         only_net = {name: getattr(self, name) for name in ("net", *_NET_OPTIONS) if getattr(self, name) is not None}
         if self.module is not None and only_net:
             raise ConfigError(f"torch: module is given, so {', '.join(only_net)} has no use; put it in module_options.")
@@ -83,7 +88,33 @@ def build_configured(schema: Schema, options: TorchOptions) -> nn.Module:
             chosen |= _for_stream_adamw(schema, chosen)
         network = build_network(options.net or "mlp", schema.widths, schema.target.outputs, **chosen)
     refuse_batch_norm(network)
+    _try(network, schema)
     return network
+
+
+def _try(network: nn.Module, schema: Schema) -> None:
+    """Ask it once about one record and about two, so that a mistake costs a second now and not a night later."""
+    widths, outputs = schema.widths, schema.target.outputs
+    network.eval()
+    for n_records in (1, 2):
+        inputs = [torch.zeros(n_records, widths.numbers)] if widths.numbers else []
+        inputs += [torch.zeros(n_records, len(widths.categories), dtype=torch.int64)] if widths.categories else []
+        inputs += [torch.zeros(n_records, *shape) for shape in widths.arrays]
+        try:
+            with torch.inference_mode():
+                answer = network(*inputs)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            raise ConfigError(
+                f"torch: the network raised {type(error).__name__}: {error} when called with inputs of shape {shapes}. "
+                "It is given the numbers, the categories and each array feature of the schema, as far as it has them."
+            ) from error
+        found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        if found != (n_records, outputs):
+            raise ConfigError(
+                f"torch: the network returned {found} for {n_records} record(s); expected {(n_records, outputs)}: one "
+                f"row per record, one column per class, or a single one for a number."
+            )
 
 
 def _for_stream_adamw(schema: Schema, chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -243,6 +243,28 @@ def too_narrow(widths: InputWidths, outputs: int) -> nn.Module:
     return nn.Linear(widths.numbers, outputs + 1)
 
 
+def wanting_more(widths: InputWidths, outputs: int) -> nn.Module:
+    return nn.Linear(widths.numbers + 1, outputs)
+
+
+class Squeezing(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+def squeezing(widths: InputWidths, outputs: int) -> nn.Module:
+    return Squeezing(widths.numbers, outputs)
+
+
+class Moody(nn.Linear):
+    def forward(self, x):
+        return super().forward(x[:4])
+
+
+def moody(widths: InputWidths, outputs: int) -> nn.Module:
+    return Moody(widths.numbers, outputs)
+
+
 HERE = "test_models_torch_model"
 
 
@@ -279,11 +301,27 @@ def test_convert_norms_makes_a_batch_norm_network_learn_from_one_record():
     assert model.learn(records(NUMBERS, 1)).skipped is None
 
 
-def test_a_network_of_the_wrong_shape_is_named():
-    """Broadcasting would otherwise turn the mistake into a strange loss."""
-    model = build_model(NUMBERS, "torch", TorchOptions(module=f"{HERE}:too_narrow", optimizer="adam"))
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("too_narrow", "the network returned (1, 3) for 1 record(s); expected (1, 2): one row per record"),
+        ("squeezing", "the network returned (2,) for 1 record(s); expected (1, 2)"),
+        ("wanting_more", "the network raised RuntimeError"),
+    ],
+)
+def test_a_network_of_the_wrong_shape_is_refused_at_birth(factory, message):
+    """Broadcasting would otherwise turn the mistake into a strange loss, or a batch of one into a crash at night."""
+    with pytest.raises(ConfigError) as caught:
+        build_model(NUMBERS, "torch", TorchOptions(module=f"{HERE}:{factory}"))
 
-    with pytest.raises(ModelError, match=r"returned shape \(5, 3\) for 5 records; expected \(5, 2\)"):
+    assert message in str(caught.value)
+
+
+def test_a_network_that_changes_its_shape_later_is_named():
+    """What was true at birth may depend on the data."""
+    model = build_model(NUMBERS, "torch", TorchOptions(module=f"{HERE}:moody", optimizer="adam"))
+
+    with pytest.raises(ModelError, match=r"returned shape \(4, 2\) for 5 records; expected \(5, 2\)"):
         model.predict(records(NUMBERS, 5))
 
 
@@ -298,6 +336,10 @@ def test_a_network_of_the_wrong_shape_is_named():
         ({"optimizer": {"sgd": {"learning_rate": 1}}}, "optimizer.sgd: no option 'learning_rate'; known options:"),
         ({"optimizer": {"sgd": {"lr": -1.0}}}, "Invalid learning rate: -1.0"),
         ({"norm": "batchnorm"}, "norm is 'batchnorm'; known norms:"),
+        ({"dropout": 1.5}, "net 'mlp' cannot be built with"),
+        ({"gradient_norm_max": 0.0}, "torch.gradient_norm_max is 0.0; expected more than 0."),
+        ({"input_half_life_records": -1}, "torch.input_half_life_records is -1; expected more than 0."),
+        ({"lr_scaling": {"rule": "sqrt", "reference": 3}}, "known keys: rule, reference_records."),
         ({"lr_scaling": "cubic"}, "lr_scaling.rule is 'cubic'; known rules: linear, momentum_exact, none, sqrt."),
         ({"optimizer": "stream_adamw", "lr_scaling": "sqrt"}, "stream_adamw counts records itself"),
         ({"optimizer": {"sgd": {}, "adam": {}}}, "expected a name or {name: {options}}"),
