@@ -28,10 +28,8 @@ MANIFEST = "manifest.json"
 
 def write_snapshot(snapshot: Snapshot, directory: Path, about: Mapping[str, Any]) -> int:
     """Write and fsync every file, the manifest last, with `about` in it as it is. Returns the bytes written."""
-    arrays = {
-        f"{part}|{name}": _tensor(a) for part, state in snapshot.parts.items() for name, a in state.arrays.items()
-    }
-    save_file(arrays, directory / "arrays.safetensors")
+    arrays = {f"{part}|{name}": a for part, state in snapshot.parts.items() for name, a in state.arrays.items()}
+    save_file({key: _tensor(array) for key, array in arrays.items()}, directory / "arrays.safetensors")
     values = {part: dict(state.values) for part, state in snapshot.parts.items()}
     (directory / "state.json").write_text(json.dumps(values))
     pickles = {(part, name): blob for part, state in snapshot.parts.items() for name, blob in state.pickles.items()}
@@ -54,6 +52,7 @@ def write_snapshot(snapshot: Snapshot, directory: Path, about: Mapping[str, Any]
         "counts": {name: getattr(snapshot.counts, name) for name in Counts.__slots__},
         "positions": [[tp.topic, tp.partition, offset] for tp, offset in sorted(snapshot.positions.items())],
         "parts": sorted(snapshot.parts),
+        "tensors": sorted(key for key, array in arrays.items() if isinstance(array, torch.Tensor)),
         "pickles": [[part, name, f"pickles/{_file_name(part)}.{_file_name(name)}.pickle"] for part, name in pickles],
         "files": files,
     }
@@ -107,10 +106,11 @@ def read_snapshot(directory: Path, body: Mapping[str, Any], *, trusted: bool) ->
             "checkpoint.trusted: true."
         )
     values = json.loads((directory / "state.json").read_text())
-    arrays: dict[str, dict[str, torch.Tensor]] = {part: {} for part in body["parts"]}
+    arrays: dict[str, dict[str, np.ndarray | torch.Tensor]] = {part: {} for part in body["parts"]}
+    tensors = frozenset(body["tensors"])  # who gave a numpy array gets one back
     for key, tensor in load_file(directory / "arrays.safetensors").items():
         part, _, name = key.partition("|")
-        arrays[part][name] = tensor
+        arrays[part][name] = tensor if key in tensors else tensor.numpy()
     pickles: dict[str, dict[str, bytes]] = {part: {} for part in body["parts"]}
     for part, name, file in body["pickles"]:
         pickles[part][name] = (directory / file).read_bytes()

@@ -1,85 +1,129 @@
 """Everything that watches for drift in one run, looked at once per batch, between scoring and learning.
 
-Today: one detector per model on its errors, record by record. Detections are counted here, over all restarts, because
-detectors forget theirs when they re-arm.
+Detections are counted here, over all restarts: detectors forget theirs when they re-arm. What follows an alarm is not
+decided here.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from stream_trainer.contracts import DriftDetector
+from stream_trainer.contracts import DriftDetector, Stateful
 from stream_trainer.drift import build_detector
+from stream_trainer.drift.distances import DISTANCES
+from stream_trainer.drift.histograms import HistogramOptions
+from stream_trainer.drift.restoring import part_of
+from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal, Score
 from stream_trainer.errors import ConfigError
-from stream_trainer.schema import Schema
+from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Alarm, Batch, Prediction, State
 
 __all__ = ["DriftMonitor", "DriftOptions"]
 
+Choice = str | Mapping[str, Mapping[str, Any]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftOptions:
-    """What is watched, by what, and what follows. A detector is a name, or `{name: {option: value}}`."""
+    """What is watched, by what, and what follows. A choice is a name, or `{name: {option: value}}`."""
 
-    error: str | Mapping[str, Mapping[str, Any]] = "adwin"  # on the errors of each model
-    reaction: Literal["none", "alert"] = "alert"  # alert: log line and metric; none: the metric only
+    error: Choice = "weighted_adwin"  # a detector on the errors of each model
+    features: Choice = "psi"  # a distance of each feature's recent values from a frozen reference, or none
+    predictions: bool = False  # shares of what each model predicts; needs no labels
+    labels: bool = False  # shares of what is true
+    reaction: Literal["none", "alert"] = "alert"  # alert: a line in the log and the metrics; none: the metrics only
 
     def __post_init__(self) -> None:
-        if not isinstance(self.error, str) and len(self.error) != 1:
-            raise ConfigError(f"drift.error is {dict(self.error)}; expected a name or {{name: {{options}}}}.")
-        self.build_error_detector()
+        self.build_error_detector(Target.binary("any"))
+        self.feature_options()
 
-    def build_error_detector(self) -> DriftDetector:
-        name, options = (self.error, {}) if isinstance(self.error, str) else next(iter(self.error.items()))
+    def build_error_detector(self, target: Target) -> DriftDetector:
+        name, options = _name_and_options("error", self.error)
+        if name == "weighted_adwin" and target.kind is TargetKind.NUMBER:
+            options = {"value_max": None, **options}  # absolute errors have no bound that is known beforehand
         return build_detector(name, **options)
+
+    def feature_options(self) -> HistogramOptions | None:
+        """None: features are not watched."""
+        name, options = _name_and_options("features", self.features)
+        if name == "none":
+            return None
+        if name not in DISTANCES:
+            raise ConfigError(f"drift.features is {name!r}; known: none, {', '.join(sorted(DISTANCES))}.")
+        try:
+            return HistogramOptions(distance=name, **options)
+        except TypeError as error:
+            raise ConfigError(f"drift.features.{name}: {error}") from error
 
 
 class DriftMonitor:
     """Turns what the trainer has into alarms, and remembers how many there were."""
 
     def __init__(self, options: DriftOptions, schema: Schema, models: Sequence[str]) -> None:
-        self.options = options
+        target, histograms = schema.target, options.feature_options()
         self.alarms = 0  # over all restarts
-        self._records = 0
-        self._errors = {name: options.build_error_detector() for name in models}
+        self._errors = {name: ErrorSignal(name, options.build_error_detector(target)) for name in models}
+        self._features = FeatureSignal(schema, histograms) if histograms else None
+        self._predictions = {name: PredictionSignal(name, target) for name in models if options.predictions}
+        self._labels = LabelSignal(target) if options.labels else None
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Names an alarm may carry."""
-        return ("error",)
+        """Names that an alarm of this run may carry."""
+        return tuple(dict.fromkeys(signal for signal, _, _ in self._parts()))
 
     def observe(
         self, batch: Batch, predictions: Mapping[str, Prediction], errors: Mapping[str, np.ndarray]
     ) -> tuple[Alarm, ...]:
         """The alarms of one batch. `errors`: per model, one value per record in arrival order."""
-        found = [
-            Alarm(
-                signal="error",
-                model=model,
-                feature=None,
-                record=self._records + detection.index + 1,
-                detection=detection,
-            )
-            for model, detector in self._errors.items()
-            for detection in detector.update(errors[model])
-        ]
-        self._records += len(batch)
+        found = [alarm for model, signal in self._errors.items() for alarm in signal.update(errors[model])]
+        if self._features:
+            found += self._features.update(batch)
+        for model, watched in self._predictions.items():
+            found += watched.update(predictions[model])
+        if self._labels:
+            found += self._labels.update(batch.y_N)
         self.alarms += len(found)
         return tuple(found)
 
-    def scores(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Signal -> feature -> (statistic, threshold), for signals that have a distance to show."""
-        return {}
+    def scores(self) -> dict[tuple[str, str, str], Score]:
+        """(signal, model or "", feature or "") -> where it stands."""
+        return {
+            (signal, model, feature): score
+            for signal, model, part in self._parts()
+            for feature, score in part.scores().items()
+        }
 
     def capture(self) -> State:
-        own = State(values={"alarms": self.alarms, "records": self._records})
-        detectors = State.join({model: detector.capture() for model, detector in self._errors.items()})
-        return State.join({"own": own, "errors": detectors})
+        parts = {f"{signal}.{model}": part.capture() for signal, model, part in self._parts()}
+        return State.join({**parts, "own": State(values={"alarms": self.alarms})})
 
     def restore(self, state: State) -> None:
-        own, detectors = state.part("own"), state.part("errors")
-        self.alarms, self._records = own.values["alarms"], own.values["records"]
-        for model, detector in self._errors.items():
-            detector.restore(detectors.part(model))
+        self.alarms = part_of(state, "own").values["alarms"]
+        for signal, model, part in self._parts():
+            part.restore(part_of(state, f"{signal}.{model}"))
+
+    def _parts(self) -> "list[tuple[str, str, _Signal]]":
+        """(signal, model or "", part) of everything that watches."""
+        parts: list[tuple[str, str, _Signal]] = [("error", model, part) for model, part in self._errors.items()]
+        if self._features:
+            parts.append(("feature", "", self._features))
+        parts += [("prediction", model, part) for model, part in self._predictions.items()]
+        if self._labels:
+            parts.append(("label", "", self._labels))
+        return parts
+
+
+class _Signal(Stateful, Protocol):
+    def scores(self) -> dict[str, Score]: ...
+
+
+def _name_and_options(key: str, choice: Choice) -> tuple[str, dict[str, Any]]:
+    if isinstance(choice, str):
+        return choice, {}
+    if len(choice) != 1:
+        raise ConfigError(f"drift.{key} is {dict(choice)}; expected a name or {{name: {{options}}}}.")
+    ((name, options),) = choice.items()
+    return name, dict(options or {})

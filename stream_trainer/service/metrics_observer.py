@@ -67,8 +67,7 @@ class MetricsObserver(Observer):
         source, trainer = self.service.source, self.service.trainer
         self.metrics.observe_lags(source.lags())
         self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
-        for signal, scores in trainer.drift.scores().items():
-            self.metrics.observe_drift_scores(signal, scores)
+        self.metrics.observe_drift_scores(trainer.drift.scores())
         inner = source.inner if isinstance(source, UntilEnd) else source
         if isinstance(inner, KafkaSource):
             self.metrics.observe_source(rebuilds=inner.rebuilds, retriable_errors=inner.retriable_errors)

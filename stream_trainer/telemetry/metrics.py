@@ -134,12 +134,12 @@ class Metrics:
                         for score, value in values.items():
                             self._series.set(family, value, name, score, window)
 
-    def observe_drift_scores(self, signal: str, scores: Mapping[str, tuple[float, float]]) -> None:
-        """Of one signal, feature -> (statistic, threshold); feature is "" for a signal of the whole input."""
+    def observe_drift_scores(self, scores: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
+        """(signal, model, feature) -> (statistic, threshold); model and feature are "" where a signal has none."""
         with self._series.lock:
-            for feature, (statistic, threshold) in scores.items():
-                self._series.set(names.DRIFT_SCORE, statistic, signal, feature)
-                self._series.set(names.DRIFT_THRESHOLD, threshold, signal, feature)
+            for labels, (statistic, threshold) in scores.items():
+                self._series.set(names.DRIFT_SCORE, statistic, *labels)
+                self._series.set(names.DRIFT_THRESHOLD, threshold, *labels)
 
     # ------------------------------------------------------------ the service
 
@@ -205,7 +205,7 @@ class Metrics:
         announce(names.DETECTIONS, product(signals, ("", *models), each_direction))
         announce(names.LAST_DETECTION, [(signal,) for signal in signals])
         for family in (names.DRIFT_SCORE, names.DRIFT_THRESHOLD):
-            announce(family, product(signals, ("", *features)))
+            announce(family, product(signals, ("", *models), ("", *features)))
 
     def _describe_build(self) -> None:
         libraries = tuple(_installed(name) for name in ("torch", "river", "kafka-python"))

@@ -90,13 +90,15 @@ DETECTIONS = _counter(
 )
 DRIFT_SCORE = _gauge(
     "drift_score",
-    "Distance from the reference, in the unit of the signal.",
-    "signal",
-    "feature",
+    "Distance from the reference, in the unit of the signal; model and feature are empty where it has none.",
+    *("signal", "model", "feature"),
     label_sets_max=LABEL_SETS_MAX,
 )
 DRIFT_THRESHOLD = _gauge(
-    "drift_threshold", "Where the distance becomes a detection.", "signal", "feature", label_sets_max=LABEL_SETS_MAX
+    "drift_threshold",
+    "Where the distance becomes a detection.",
+    *("signal", "model", "feature"),
+    label_sets_max=LABEL_SETS_MAX,
 )
 LAST_DETECTION = _gauge(
     "drift_last_detection_timestamp_seconds", "When a signal last fired.", "signal", label_sets_max=LABEL_SETS_MAX

@@ -41,7 +41,7 @@ ODD_NAME = 'flüge "a\\b"\n'  # a file name may be like this, and is then a topi
 
 @pytest.fixture(scope="module")
 def metrics():
-    return Metrics(models=["mlp"], features=["distance"], signals=["error", "psi"])
+    return Metrics(models=["mlp"], features=["distance"], signals=["error", "feature"])
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def observe(metrics, *, learned):
     metrics.observe_step(report, step_s=0.004, now_wall_s=time.time())
     metrics.observe_scores({"mlp": scores}, {"majority": scores})
     metrics.observe_lags({TopicPartition(ODD_NAME, 0): 3})
-    metrics.observe_drift_scores("psi", {"distance": (0.1, 0.2)})
+    metrics.observe_drift_scores({("feature", "", "distance"): (0.1, 0.2)})
     metrics.checkpoint_saved(step=1, seconds=0.02, n_bytes=1000, now_wall_s=time.time())
 
 

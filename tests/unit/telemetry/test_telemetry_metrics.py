@@ -35,7 +35,7 @@ NOW_S = 1_700_000_000.0
 
 @pytest.fixture
 def metrics():
-    return Metrics(models=["mlp", "tree"], features=["distance"], signals=["error", "psi"])
+    return Metrics(models=["mlp", "tree"], features=["distance"], signals=["error", "feature"])
 
 
 def value(metrics, name, **labels):
@@ -82,7 +82,7 @@ def test_every_counter_is_zero_before_the_first_batch(metrics):
         value(metrics, "records_dead_lettered_total", reason=reason.value) for reason in RejectReason
     ]
     assert value(metrics, "drift_detections_total", signal="error", model="tree", direction="up") == 0.0
-    assert value(metrics, "drift_detections_total", signal="psi", model="", direction="down") == 0.0
+    assert value(metrics, "drift_detections_total", signal="feature", model="", direction="down") == 0.0
 
 
 def test_a_gauge_waits_for_its_first_value(metrics):
@@ -185,7 +185,7 @@ def test_an_alarm_is_counted_and_dated(metrics):
 
     assert value(metrics, "drift_detections_total", signal="error", model="mlp", direction="up") == 2.0
     assert value(metrics, "drift_last_detection_timestamp_seconds", signal="error") == NOW_S
-    assert value(metrics, "drift_last_detection_timestamp_seconds", signal="psi") is None
+    assert value(metrics, "drift_last_detection_timestamp_seconds", signal="feature") is None
 
 
 def test_partitions_come_and_go(metrics):
@@ -212,10 +212,10 @@ def test_scores_keep_their_nan(metrics):
 
 def test_drift_scores_stand_beside_their_thresholds(metrics):
     """A distance alone says nothing."""
-    metrics.observe_drift_scores("psi", {"distance": (0.3, 0.2)})
+    metrics.observe_drift_scores({("feature", "", "distance"): (0.3, 0.2)})
 
-    assert value(metrics, "drift_score", signal="psi", feature="distance") == 0.3
-    assert value(metrics, "drift_threshold", signal="psi", feature="distance") == 0.2
+    assert value(metrics, "drift_score", signal="feature", model="", feature="distance") == 0.3
+    assert value(metrics, "drift_threshold", signal="feature", model="", feature="distance") == 0.2
 
 
 def test_checkpoints_count_both_outcomes(metrics):
@@ -311,7 +311,7 @@ def exposition(metrics):
     observe(metrics, models={"mlp": model_report(), "tree": model_report()}, rejects=rejects)
     metrics.observe_lags({FLIGHTS: 1})
     metrics.observe_config(run="flights", config_sha256="aa")
-    metrics.observe_drift_scores("psi", {"distance": (0.3, 0.2)})
+    metrics.observe_drift_scores({("feature", "", "distance"): (0.3, 0.2)})
     metrics.checkpoint_saved(step=1, seconds=0.1, n_bytes=1, now_wall_s=NOW_S)
     scores = {"mlp": SimpleNamespace(cumulative={"accuracy": 1.0}, fading={"accuracy": 1.0})}
     metrics.observe_scores(scores, scores)
