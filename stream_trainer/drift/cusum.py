@@ -3,8 +3,9 @@
 The stream is cut into blocks of `block_records` on a grid counted from its first record. Each block's mean is
 standardised against the reference, z = (mean - mean_ref) / sqrt(var_ref (1/n + 1/n_ref)), and two sums add what
 exceeds the slack: up = max(0, up + z - slack), down = max(0, down - z - slack). The reference is all blocks since the
-last change, so its own error is part of z and the delay does not grow with age; after a change it starts again with
-the blocks since the sum left 0. Memory: a dozen numbers.
+last change, so its own error is part of z and the delay does not grow with age. After a change it starts again from
+nothing: the sum leaves 0 a few blocks early, and old blocks in a new reference raise a second alarm later. Memory: a
+dozen numbers.
 Refused: a fixed textbook threshold. h = 5 alarms every 465 blocks, 20 times an hour at 1,000 records a second; here
 the threshold follows from how rare false suspects shall be.
 Sources: Page 1954; Siegmund, "Sequential Analysis", 1985, for the average run length; Hawkins 1987, self-starting.
@@ -48,7 +49,7 @@ class CusumOptions:
     threshold_sigmas: float | None = None  # ... or as the height of the sum
     slack_sigmas: float = 0.5  # half the change, in standard errors of a block, that is found soonest
     direction: str = "worse"  # "worse": a fall renews the reference but is only counted; "both": it is told too
-    min_effect: float = 0.01  # in units of the values; a smaller significant change renews the reference untold
+    min_effect: float = 0.01  # in units of the values; a smaller change renews the reference untold
     block_records: int = 256  # a batch, typically: smaller is sooner on large changes, larger on small ones
     reference_records: int = 4096  # before that the reference is too uncertain to judge by
 
@@ -93,7 +94,8 @@ class _Stretch:
 class BatchCusum:
     """Two-sided CUSUM over blocks; see the module for the sums, `CusumOptions` for the settings.
 
-    `statistic` and `threshold` of a detection are the height of the sum, in standard errors of a block.
+    `statistic` and `threshold` of a detection are the height of the sum, in standard errors of a block; `after` is the
+    mean since the sum last left 0, which a few blocks from before the change may dilute.
 
     >>> import numpy as np
     >>> errors = (np.random.default_rng(0).random(60_000) < np.repeat([0.1, 0.15], 30_000)).astype(float)
@@ -186,7 +188,7 @@ class BatchCusum:
         return None
 
     def _change(self, direction: Direction, index: int) -> Detection:
-        """Tell the change, and start the reference again from the blocks that made it."""
+        """Tell the change, and start the reference again."""
         before, run = self._reference, self._runs[direction]
         detection = Detection(
             index=index,
@@ -195,9 +197,9 @@ class BatchCusum:
             after=run.mean,
             statistic=self._sums[direction],
             threshold=self._height,
-            window_records=int(run.n),
+            window_records=0,
         )
-        self._reference = run
+        self._reference = _Stretch()
         self._sums = dict.fromkeys(self._sums, 0.0)
         self._runs = {side: _Stretch() for side in self._runs}
         self.n_detections[direction] += 1
