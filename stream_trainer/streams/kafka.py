@@ -4,8 +4,8 @@ What it stands up to: records that are no longer in the log (`lost_data`), broke
 out), batches that arrive damaged (fetched again), a client that silently stops fetching (noticed, replaced, at last
 reported), partitions that are added. Only bytes leave it. Not here: group membership; the decoder's work.
 
-    kafka_options.py  what can be set            kafka_connect.py  connecting, and why not
-    kafka_seam.py, kafka_records.py  the lean reader      kafka_display.py  progress for lag tools
+The decisions are in files of their own, without I/O: kafka_start.py where to begin and what to do about lost data,
+kafka_silence.py what is a stall; kafka_seam.py leads to the lean reader, kafka_connect.py to the brokers.
 """
 
 import logging
@@ -17,17 +17,14 @@ import kafka
 from kafka import errors as kafka_errors
 
 from stream_trainer.clock import Clock
-from stream_trainer.errors import ConfigError, DataLost, Stalled
+from stream_trainer.errors import ConfigError, Stalled, StreamTrainerError
+from stream_trainer.streams.kafka_batch import CorruptBatch
 from stream_trainer.streams.kafka_connect import check_codecs, connect, is_auth_error
 from stream_trainer.streams.kafka_display import ProgressDisplay
-from stream_trainer.streams.kafka_options import (
-    KafkaOptions,
-    explicit_offsets,
-    start_timestamp_ms,
-    warn_if_readable,
-)
-from stream_trainer.streams.kafka_records import CorruptBatch
+from stream_trainer.streams.kafka_options import KafkaOptions, warn_if_readable
 from stream_trainer.streams.kafka_seam import columns_of, install
+from stream_trainer.streams.kafka_silence import SilenceWatch
+from stream_trainer.streams.kafka_start import LostData, first_positions
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["KafkaOptions", "KafkaSource"]
@@ -49,7 +46,6 @@ class KafkaSource:
         self.rebuilds = 0
         self.retriable_errors = 0
         self.corrupt_fetches = 0
-        self.lost_resets = 0  # how often `lost_data` moved a position
         self._options = options
         self._clock = clock
         self._make_consumer = make_consumer
@@ -57,10 +53,15 @@ class KafkaSource:
         self._display: ProgressDisplay | None = None
         self._next: Positions = {}  # handed out up to here
         self._ends: Positions = {}  # as last asked
-        self._silent_s: dict[TopicPartition, float] = {}  # waited in poll with nothing from it
-        self._rebuilds_in_vain: dict[TopicPartition, int] = {}
+        self._silence = SilenceWatch(options.stall_s_max, options.rebuilds_max)
+        self._lost = LostData(options.lost_data)
         self._corrupt_at: tuple[TopicPartition, int, int] | None = None  # partition, offset, times in a row
         self._discovered_s = 0.0
+
+    @property
+    def lost_resets(self) -> int:
+        """How often `lost_data` moved a position."""
+        return self._lost.resets
 
     # ------------------------------------------------------------ the contract
 
@@ -76,13 +77,15 @@ class KafkaSource:
         partitions = self._find_partitions()
         begins, self._ends = self._log_range(partitions)
         saved = {tp: at for tp, at in (positions or {}).items() if tp.topic in self._options.topics}
-        self._refuse_vanished(saved, partitions)
+        saved = self._lost.without_vanished(saved, partitions)
         known_topics = {tp.topic for tp in saved}
-        fresh = [tp for tp in partitions if tp.topic not in known_topics]
         # A partition that the checkpoint does not know, of a topic that it knows, was added since: all of it is new.
-        start = begins | self._start_offsets(fresh, begins, self._ends)
+        start = dict(begins)
+        fresh = [tp for tp in partitions if tp.topic not in known_topics]
+        if fresh:
+            start |= self._first_positions(fresh, begins)
         for tp, offset in saved.items():
-            start[tp] = self._inside_log(tp, offset, begins[tp], self._ends[tp])
+            start[tp] = self._lost.inside_log(tp, offset, begins[tp], self._ends[tp])
         self._assign(start)
         self._discovered_s = self._clock.monotonic_s()
         if self._options.group_id is not None:
@@ -145,74 +148,14 @@ class KafkaSource:
                 )
             time.sleep(0.1)
 
-    def _start_offsets(self, partitions: list[TopicPartition], begins: Positions, ends: Positions) -> Positions:
-        start = self._options.start
-        if isinstance(start, Mapping):
-            return self._explicit_start(explicit_offsets(start), partitions, begins, ends)
-        if start == "earliest":
-            return {tp: begins[tp] for tp in partitions}
-        if start == "latest":
-            return {tp: ends[tp] for tp in partitions}
-        time_ms = start_timestamp_ms(start)
-        asked = dict.fromkeys(_theirs(partitions), time_ms)
-        found = self._ask(lambda: self._consumer.offsets_for_times(asked, timeout_ms=_ms(ASK_S_MAX)))
-        # None: every record is older, so the first that is not will be the next one written.
-        return {tp: found[tp].offset if found[tp] is not None else ends[tp] for tp in partitions}
+    def _first_positions(self, partitions: list[TopicPartition], begins: Positions) -> Positions:
+        def find_time(time_ms: int) -> dict[TopicPartition, int | None]:
+            asked = dict.fromkeys(_theirs(partitions), time_ms)
+            found = self._ask(lambda: self._consumer.offsets_for_times(asked, timeout_ms=_ms(ASK_S_MAX)))
+            return {TopicPartition(*tp): None if at is None else at.offset for tp, at in found.items()}
 
-    def _explicit_start(
-        self, offsets: Positions, partitions: list[TopicPartition], begins: Positions, ends: Positions
-    ) -> Positions:
-        for tp, offset in offsets.items():
-            if tp not in begins:
-                raise ConfigError(f"source.kafka.start names {tp}, which is not a partition of the configured topics.")
-            if not begins[tp] <= offset <= ends[tp]:
-                raise ConfigError(
-                    f"source.kafka.start.{tp} is {offset}; its log holds offsets {begins[tp]} to {ends[tp]}."
-                )
-        return {tp: offsets.get(tp, begins[tp]) for tp in partitions}
-
-    # ------------------------------------------------------------ lost data
-
-    def _refuse_vanished(self, saved: Positions, partitions: list[TopicPartition]) -> None:
-        vanished = [tp for tp in saved if tp not in partitions]
-        for tp in vanished:
-            if self._options.lost_data == "fail":
-                raise DataLost(
-                    f"{tp}: the checkpoint is at offset {saved[tp]}, and the partition no longer exists: the topic was "
-                    "created again with fewer partitions. Start with a new checkpoint directory, or set "
-                    "source.kafka.lost_data to earliest or latest to go on with the partitions there are."
-                )
-            log.warning("%s no longer exists; its position %d is dropped (lost_data).", tp, saved.pop(tp))
-
-    def _inside_log(self, tp: TopicPartition, offset: int, begin: int, end: int) -> int:
-        """`offset` if the log still holds it, or may come to hold it next; what `lost_data` says otherwise."""
-        if begin <= offset <= end:
-            return offset
-        if offset < begin:
-            what = f"up to {begin - offset} records were deleted by retention before they were learned"
-        else:
-            what = "the topic was created again, or its end was cut off by a failed broker"
-        return self._lost(tp, offset, begin, end, what)
-
-    def _lost(self, tp: TopicPartition, offset: int, begin: int, end: int, what: str) -> int:
-        if self._options.lost_data == "fail":
-            raise DataLost(
-                f"{tp}: we are at offset {offset}, its log holds offsets {begin} to {end}: {what}. "
-                "To go on without them set source.kafka.lost_data to earliest (all that is left) or latest "
-                "(only what is new); to forget all learning start with a new checkpoint directory."
-            )
-        go_on = begin if self._options.lost_data == "earliest" else end
-        self.lost_resets += 1
-        log.error(
-            "%s: we were at offset %d, the log holds %d to %d: %s. Going on from %d.",
-            tp,
-            offset,
-            begin,
-            end,
-            what,
-            go_on,
-        )
-        return go_on
+        begins, ends = ({tp: offsets[tp] for tp in partitions} for offsets in (begins, self._ends))
+        return first_positions(self._options.start, begins, ends, find_time)
 
     # ------------------------------------------------------------ what a poll brought
 
@@ -268,7 +211,7 @@ class KafkaSource:
 
     def _after(self, error: Exception) -> Sequence[RecordChunk]:
         """What an exception of the client means: fatal ones are raised, others leave us ready for the next poll."""
-        if isinstance(error, DataLost | Stalled | ConfigError):
+        if isinstance(error, StreamTrainerError):
             raise error
         if is_auth_error(error):
             raise self._not_allowed(error) from error
@@ -297,7 +240,7 @@ class KafkaSource:
             return ()
         moved = []
         for tp in lost:
-            go_on = self._lost(tp, self._next[tp], begins[tp], ends[tp], what)
+            go_on = self._lost.move(tp, self._next[tp], begins[tp], ends[tp], what)
             self._consumer.seek(kafka.TopicPartition(*tp), go_on)
             self._next[tp] = go_on
             moved.append(_empty_chunk(tp, go_on))
@@ -320,55 +263,25 @@ class KafkaSource:
         if times < CORRUPT_FETCHES_MAX:
             return ()
         self._corrupt_at = None
-        if self._options.lost_data == "fail" or error.next_offset is None:
-            raise DataLost(
-                f"{tp}: the batch at offset {error.offset} cannot be read, {times} times: {error.detail}. "
-                "It is damaged in the log. To skip it set source.kafka.lost_data to earliest."
-            )
-        log.error("%s: offsets %d to %d are damaged and skipped.", tp, self._next[tp], error.next_offset)
-        self.lost_resets += 1
-        self._next[tp] = error.next_offset
-        return [_empty_chunk(tp, error.next_offset)]
+        self._next[tp] = self._lost.skip(tp, error.offset, error.next_offset, f"{error.detail}, {times} times")
+        return [_empty_chunk(tp, self._next[tp])]
 
     # ------------------------------------------------------------ silence
 
     def _watch_silence(self, chunks: Sequence[RecordChunk], polled_s: float) -> None:
-        """Count how long each partition was silent, in time spent polling: a long training step is not silence."""
-        for tp in self._next:
-            self._silent_s[tp] = self._silent_s.get(tp, 0.0) + polled_s
-        for chunk in chunks:
-            self._silent_s[chunk.partition] = 0.0
-            self._rebuilds_in_vain.pop(chunk.partition, None)
-        suspects = [tp for tp in self._next if self._silent_s[tp] > self._options.stall_s_max]
-        if suspects:
-            self._ask_about(suspects)
-
-    def _ask_about(self, suspects: list[TopicPartition]) -> None:
         """Silence is explained where the log ends at our position, or the brokers do not answer; else it is a stall."""
-        for tp in suspects:
-            self._silent_s[tp] = 0.0
+        suspects = self._silence.suspects(self._next, [chunk.partition for chunk in chunks], polled_s)
+        if not suspects:
+            return
         try:
             ends = self._log_ends(suspects)
         except Stalled as error:
             self._count_retriable(error)
             return
         self._ends |= ends
-        stalled = [tp for tp in suspects if ends[tp] > self._next[tp]]
-        if not stalled:
-            return
-        for tp in stalled:
-            self._rebuilds_in_vain[tp] = self._rebuilds_in_vain.get(tp, 0) + 1
-        worst = max(stalled, key=self._rebuilds_in_vain.__getitem__)
-        where = f"{worst}: the log ends at {ends[worst]}, we are at {self._next[worst]}, and nothing arrives"
-        if self._rebuilds_in_vain[worst] > self._options.rebuilds_max:
-            raise Stalled(
-                f"{where}, although the consumer was replaced {self._options.rebuilds_max} times, "
-                f"{self._options.stall_s_max:g} s apart. Look at the partition's leader and the broker logs; "
-                "starting again goes on from the last checkpoint."
-            )
-        log.error("%s for %g s. Replacing the consumer.", where, self._options.stall_s_max)
-        self.rebuilds += 1
-        self._drop_consumer()
+        if self._silence.must_rebuild(suspects, self._next, ends):
+            self.rebuilds += 1
+            self._drop_consumer()
 
     # ------------------------------------------------------------ the client
 

@@ -90,6 +90,7 @@ def client_settings(options: KafkaOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "allow_auto_create_topics": False,  # a misspelt topic must not come into being by being read
         "metrics_enabled": False,  # ours are in telemetry/
+        "reconnect_backoff_max_ms": 5_000,  # back within seconds of an outage; the client would wait up to 30
         **options.client,
     }
     if isinstance(settings.get("api_version"), list):  # YAML has no tuples

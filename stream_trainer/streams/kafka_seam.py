@@ -20,7 +20,8 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
-from stream_trainer.streams.kafka_records import BEFORE_SIZE, GZIP, LZ4, MAGIC_AT, ZSTD, Columns, PartitionColumns
+from stream_trainer.streams.kafka_batch import BEFORE_SIZE, GZIP, LZ4, MAGIC_AT, ZSTD, Columns
+from stream_trainer.streams.kafka_records import PartitionColumns
 
 __all__ = ["columns_of", "install", "partition_columns", "self_test"]
 

@@ -13,8 +13,8 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
-from stream_trainer.streams import kafka_records, kafka_seam
-from stream_trainer.streams.kafka_records import GZIP, LZ4, ZSTD, CorruptBatch
+from stream_trainer.streams import kafka_batch, kafka_records, kafka_seam
+from stream_trainer.streams.kafka_batch import GZIP, LZ4, ZSTD, CorruptBatch
 from stream_trainer.streams.kafka_seam import columns_of, partition_columns
 
 CODECS = {"none": 0, "gzip": GZIP, "lz4": LZ4, "zstd": ZSTD}
@@ -41,7 +41,7 @@ def batch(rows, *, base_offset=0, codec=0, attributes=0, producer_id=-1, offsets
 
 
 def marker(kind, *, base_offset, producer_id):
-    control = kafka_records.CONTROL | kafka_records.TRANSACTIONAL
+    control = kafka_batch.CONTROL | kafka_batch.TRANSACTIONAL
     row = (0, b"\x00\x00" + kind.to_bytes(2, "big"), b"\x00" * 6, [])
     return batch([row], base_offset=base_offset, attributes=control, producer_id=producer_id)
 
@@ -124,7 +124,7 @@ def test_compacted_logs_are_read_as_the_stock_reader_reads_them(seed, n_rows, ga
 def test_time_of_the_log_replaces_the_time_of_the_record():
     """With message.timestamp.type=LogAppendTime the broker writes its time once, in the batch."""
     data = batch(
-        [(5, None, b"a", []), (6, None, b"b", [])], attributes=kafka_records.LOG_APPEND_TIME, max_timestamp_ms=99
+        [(5, None, b"a", []), (6, None, b"b", [])], attributes=kafka_batch.LOG_APPEND_TIME, max_timestamp_ms=99
     )
 
     assert [99, 99] == [row[1] for row in take(partition_columns, data)[0]]
@@ -134,7 +134,7 @@ def test_time_of_the_log_replaces_the_time_of_the_record():
 @pytest.mark.parametrize("committed", [True, False])
 def test_aborted_transactions_are_hidden_and_the_position_passes_them(committed):
     """Two producers interleave; one aborts, then commits. Markers take offsets and are never records."""
-    transactional = kafka_records.TRANSACTIONAL
+    transactional = kafka_batch.TRANSACTIONAL
     data = (
         batch([(1, None, b"aborted", [])] * 2, base_offset=0, attributes=transactional, producer_id=7)
         + batch([(1, None, b"kept", [])], base_offset=2, attributes=transactional, producer_id=8)
@@ -221,7 +221,7 @@ def test_hostile_bytes_behind_a_valid_checksum_are_refused_or_read_never_more(se
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
 def test_a_batch_that_unpacks_to_more_than_the_bound_is_refused(codec, monkeypatch):
     """A megabyte of zeros compressed may unpack to gigabytes and take the process with it."""
-    monkeypatch.setattr(kafka_records, "DECOMPRESSED_BYTES_MAX", 100_000)
+    monkeypatch.setattr(kafka_batch, "DECOMPRESSED_BYTES_MAX", 100_000)
     data = batch([(1, None, b"\x00" * 200_000, [])], codec=CODECS[codec])
 
     with pytest.raises(CorruptBatch, match="unpacks to more than 100000 bytes"):
@@ -253,7 +253,6 @@ def test_old_formats_go_to_the_stock_reader():
 def test_a_difference_found_by_the_self_test_keeps_the_stock_reader(monkeypatch, caplog):
     """kafka-python's private parts may change under us; slower is better than wrong."""
     consumer = SimpleNamespace(_fetcher=SimpleNamespace(PartitionRecords="stock"))
-    monkeypatch.setattr(kafka_records, "_marker_type", None)
     monkeypatch.setattr(kafka_records.PartitionColumns, "_next_columns", lambda self: None)
     kafka_seam.self_test.cache_clear()
 

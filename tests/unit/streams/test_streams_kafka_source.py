@@ -10,8 +10,8 @@ from kafka import errors as kafka_errors
 from stream_trainer.errors import ConfigError, DataLost, Stalled
 from stream_trainer.streams import kafka as kafka_source
 from stream_trainer.streams.kafka import KafkaOptions, KafkaSource
+from stream_trainer.streams.kafka_batch import Columns, CorruptBatch
 from stream_trainer.streams.kafka_options import client_settings, warn_if_readable
-from stream_trainer.streams.kafka_records import Columns, CorruptBatch
 from stream_trainer.types import TopicPartition
 
 A, B = TopicPartition("orders", 0), TopicPartition("orders", 1)
@@ -250,7 +250,9 @@ def test_a_batch_damaged_in_the_log_follows_the_policy_for_lost_data(cluster, po
         source.poll(0.1, 10)
 
     if policy == "fail":
-        with pytest.raises(DataLost, match="orders-0: the batch at offset 2 cannot be read, 3 times: its CRC"):
+        with pytest.raises(
+            DataLost, match="orders-0: the batch at offset 2 cannot be read: its CRC does not fit, 3 times"
+        ):
             source.poll(0.1, 10)
     else:
         assert [(A, [], 6)] == rows(source.poll(0.1, 10))
