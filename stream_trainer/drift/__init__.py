@@ -18,7 +18,7 @@ from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
 from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal
 from stream_trainer.errors import ConfigError
-from stream_trainer.schema import Schema
+from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Detection, State
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "NoDetector",
     "PredictionSignal",
     "build_detector",
+    "build_error_signal",
     "build_feature_signal",
 ]
 
@@ -85,6 +86,20 @@ def build_detector(name: str, **options: object) -> DriftDetector:
     detector_type = DETECTORS[name]
     detector: DriftDetector = detector_type(_options(f"detector {name}", detector_type.options_type, options))
     return detector
+
+
+def build_error_signal(model: str, target: Target, name: str = "weighted_adwin", **options: object) -> ErrorSignal:
+    """The signal over the errors of one model, with a detector by its name.
+
+    Errors of a number have no largest value: there `weighted_adwin` takes its range from the stream, unless told.
+
+    >>> target = Target(name="delay", kind=TargetKind.NUMBER)
+    >>> build_error_signal("tree", target).detector.options.value_max is None
+    True
+    """
+    if target.kind is TargetKind.NUMBER and name == "weighted_adwin":
+        options = {"value_max": None, **options}
+    return ErrorSignal(model, build_detector(name, **options))
 
 
 def build_feature_signal(schema: Schema, distance: str = "psi", **options: object) -> FeatureSignal:

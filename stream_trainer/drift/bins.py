@@ -50,9 +50,9 @@ class NumberBins:
 
     def code(self, x_NF: np.ndarray, missing_NF: np.ndarray | None) -> np.ndarray:
         """(N, F) uint8 bin numbers."""
-        code_NF = np.zeros(x_NF.shape, dtype=np.uint8)
-        for edge_F in self._edge_EF:  # eleven comparisons of the whole batch: no search a column
-            code_NF += x_NF > edge_F
+        # The number of edges passed, all edges and columns at once: a search a column is several times slower.
+        passed_ENF = x_NF > self._edge_EF[:, None, :]
+        code_NF: np.ndarray = np.add.reduce(passed_ENF, axis=0, dtype=np.uint8)
         if missing_NF is not None:
             code_NF[missing_NF] = self.absent
         return code_NF

@@ -85,6 +85,7 @@ class Histograms:
         if self._distance.needs_order and isinstance(bins, CategoryBins):
             self._distance = DISTANCES["total_variation"]  # buckets have no order to be moved along
         self._keep = 0.5 ** (1.0 / self.options.half_life_records)
+        self._weight_by_age = np.ones(1)  # grown to the longest batch: a power a record costs as much as counting it
         self._shape = (bins.n_columns, bins.n_bins)
         self.renew()
 
@@ -178,7 +179,9 @@ class Histograms:
 
     def _count_recent(self, code_NF: np.ndarray) -> None:
         n = len(code_NF)
-        weight_N = self._keep ** np.arange(n - 1, -1, -1)
+        if n > len(self._weight_by_age):
+            self._weight_by_age = self._keep ** np.arange(n)
+        weight_N = self._weight_by_age[:n][::-1]
         kept = self._keep**n
         self._recent_FB *= kept
         self._recent_FB += self._counts(code_NF, weight_N)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_trainer.drift import ErrorSignal, build_detector, build_feature_signal
+from stream_trainer.drift import ErrorSignal, build_detector, build_error_signal, build_feature_signal
 from stream_trainer.drift.signals import FeatureSignal, LabelSignal, PredictionSignal, Score
 from stream_trainer.errors import CheckpointError, ConfigError
 from stream_trainer.schema import CategoryFeature, NumberFeature, Schema, Target, TargetKind
@@ -50,6 +50,16 @@ def test_error_alarm_carries_model_and_record_of_the_run():
     assert (alarm.signal, alarm.model, alarm.feature) == ("error", "mlp", None)
     assert 10_000 < alarm.record < 10_200
     assert (alarm.record - 1) % 100 == alarm.detection.index
+
+
+@pytest.mark.parametrize(("kind", "value_max"), [(TargetKind.CLASSES, 1.0), (TargetKind.NUMBER, None)])
+def test_errors_of_a_number_are_judged_on_their_own_scale(kind, value_max):
+    """Clipped at 1, minutes of delay would all count as 1 and nothing would ever change."""
+    target = Target(name="y", kind=kind, classes=("a", "b") if kind is TargetKind.CLASSES else ())
+
+    assert value_max == build_error_signal("m", target).detector.options.value_max
+    assert build_error_signal("m", target, value_max=5.0).detector.options.value_max == 5.0
+    assert build_error_signal("m", target, "adwin").detector.name == "adwin"
 
 
 def test_errors_that_are_no_numbers_are_left_out_and_the_index_still_fits():
