@@ -39,8 +39,10 @@ def delta_for(*, false_suspect_hours: float, records_per_s: float, block_records
     """The confidence of one test that keeps false suspects, in expectation, to one in `false_suspect_hours`.
 
     There is one test per block, so H hours at R records/s hold H * 3600 * R / block_records tests. An expectation adds
-    up whether or not the tests are independent; with delta = 1 / tests it is at most one. The bound inside a test
-    is loose as well, so independent errors raise far fewer (measured: tests/benchmarks/drift_detection_*.md).
+    up whether or not the tests are independent; with delta = 1 / tests it is at most one. That a test errs no more
+    often than delta is the paper's claim, which shares delta over ln(n) cuts; neighbouring cuts and tests nearly agree,
+    so independent errors raise far fewer (measured: tests/benchmarks/drift_detection_*.md). Errors that wander are not
+    independent: for those there is `min_effect`.
 
     >>> f"{delta_for(false_suspect_hours=24, records_per_s=100_000):.1e}"
     '3.7e-09'
@@ -53,7 +55,7 @@ class AdwinOptions:
     """How sure, how large, how often. The defaults are for the errors of a classifier, 0 or 1."""
 
     false_suspect_hours: float = 24.0  # sensitivity in words: in this time, at this rate, at most one false suspect
-    records_per_s: float = 1_000.0  # measured on steady errors, a suspect is about 200 times rarer than asked for
+    records_per_s: float = 1_000.0  # on steady errors suspects are, measured, over 100 times rarer than asked for
     delta: float | None = None  # confidence of one test, instead of the two above; River's ADWIN has 0.002
     direction: str = "worse"  # "worse": improvements move the window but are only counted; "both": they are told too
     min_effect: float = 0.01  # in units of value_max: streams wander by a few thousandths without meaning anything
@@ -61,7 +63,7 @@ class AdwinOptions:
     value_max: float | None = 1.0  # larger values count as this; None: 4 means of each window's first records
     warmup_records: int = 256  # a shorter window is not tested
     block_records: int = 32  # grid of the tests, the clock of River's ADWIN: at most 31 records later than at once
-    resolution: int = 8  # a cut is found to within an eighth to a quarter of its age; 16 costs 1.5 times the time
+    resolution: int = 8  # a cut is placed to within a quarter of its age; boundaries kept grow in proportion
 
     def __post_init__(self) -> None:
         positive = {"false_suspect_hours": self.false_suspect_hours, "records_per_s": self.records_per_s}

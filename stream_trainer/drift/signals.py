@@ -23,7 +23,7 @@ from stream_trainer.types import Alarm, Batch, Detection, Direction, Prediction,
 
 __all__ = ["ErrorSignal", "FeatureRates", "FeatureSignal", "LabelSignal", "PredictionSignal", "Score"]
 
-_CHECK_RECORDS = 64  # grid on which histograms are compared: a comparison costs as much as counting 150 records
+_CHECK_RECORDS = 64  # grid on which histograms are compared: a comparison costs about as much as counting them
 
 
 class Score(NamedTuple):
