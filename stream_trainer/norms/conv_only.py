@@ -65,7 +65,8 @@ class EvoNormS0(Norm):
 
     def normalise(self, x: Tensor) -> Tensor:
         self.check_values(x, x.shape[2:].numel(), POSITIONS_MIN, "Use norm `group` or `layer`.")
-        grouped = x.reshape(len(x), self.groups, x.shape[1] // self.groups, -1)
-        var = grouped.var((2, 3), correction=0).repeat_interleave(x.shape[1] // self.groups, 1)
+        per_group = x.shape[1] // self.groups
+        grouped = x.reshape(x.shape[0], self.groups, per_group * x.shape[2:].numel())
+        var = grouped.var(2, correction=0).repeat_interleave(per_group, 1)
         inverse_std = (var + self.eps).rsqrt().view(*var.shape, *[1] * (x.dim() - 2))
         return self.affine(x * torch.sigmoid(self.per_channel(x, self.v) * x) * inverse_std)

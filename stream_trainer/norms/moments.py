@@ -151,6 +151,8 @@ class RunningMoments(WideModule):
 
     def _update(self, x: Tensor, weight: Tensor | None) -> None:
         mean_NC, var_NC = record_moments(x)
+        if weight is None and self.per_value:
+            weight = mean_NC.new_ones(len(mean_NC))
         if weight is not None:
             self._update_weighted(mean_NC, var_NC, weight)
             return

@@ -67,7 +67,7 @@ class GroupNorm(Norm):
             )
 
     def normalise(self, x: Tensor) -> Tensor:
-        values = x[:1].numel() // self.groups if len(x) else 2
+        values = x.shape[1:].numel() // self.groups
         self.check_values(
             x, values, 2, "Use fewer groups, more channels, or `adaptive_batch_renorm` (per_record: none)."
         )
