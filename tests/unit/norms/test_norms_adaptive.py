@@ -1,4 +1,4 @@
-"""Adaptive batch renormalisation against golden numbers of a slow float64 oracle, and what the design promises of it."""
+"""Adaptive batch renormalisation against golden numbers of a float64 oracle, and what the design promises of it."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def golden_layer(case, dtype):
     return layer
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 2e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-4)])
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_gradients_and_state_are_those_of_the_oracle(case, dtype, tolerance, golden):
     """The backward pass is shaped, not the derivative of anything: only an independent reckoning can check it."""

@@ -1,4 +1,4 @@
-"""Batch Renorm against the paper's formulas in float64, against torch's BatchNorm, and the defects of public versions."""
+"""Batch Renorm against the paper's formulas, against torch's BatchNorm, and the known defects of public versions."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def layer_for(shape, dtype=torch.float64, **options):
 
 
 def paper_formula(x, layer, r_max, d_max):
-    """Algorithm 1, differentiable by autograd, with r and d detached; moments as the layer has them before the batch."""
+    """Algorithm 1, differentiable by autograd, with r and d detached; moments from before the batch."""
     axes, view = (0, *range(2, x.dim())), (1, -1, *[1] * (x.dim() - 2))
     mean_B, std_B = x.mean(axes), (x.var(axes, correction=0) + layer.eps).sqrt()
     std = (layer.moments.var + layer.eps).sqrt()
@@ -101,7 +101,7 @@ def test_its_moments_do_not_see_the_cut(cut):
     torch.testing.assert_close(layer.moments.var, whole.moments.var, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("tail, expected", [((), 0.0), ((4,), None)])
+@pytest.mark.parametrize(("tail", "expected"), [((), 0.0), ((4,), None)])
 def test_a_batch_of_one_gives_no_gradient_below_in_dense_layers_only(tail, expected):
     """Documented, not hidden: with one value per channel the statistic follows the input."""
     layer = layer_for((1, 5), torch.float32)
@@ -205,7 +205,7 @@ def test_what_it_refuses():
     """Each message names the value, what is possible, and the fix."""
     with pytest.raises(ConfigError, match="preset is 'fast'; known presets: stream, paper, crossq, continual"):
         build_norm("batch_renorm", 3, preset="fast")
-    with pytest.raises(ConfigError, match="r_max is 0.5"):
+    with pytest.raises(ConfigError, match=r"r_max is 0\.5"):
         build_norm("batch_renorm", 3, r_max=0.5)
     with pytest.raises(ConfigError, match="expected 0 <= plain <= both others"):
         RenormPreset(plain_records=10)

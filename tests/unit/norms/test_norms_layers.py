@@ -1,4 +1,4 @@
-"""What every layer in NORMS promises, checked for each by name: shapes, precision, state, batches of one and of none."""
+"""What every layer in NORMS promises, checked for each by name: shapes, precision, state, batches of one and none."""
 
 import copy
 from pathlib import Path
@@ -51,7 +51,7 @@ def assert_same_state(expected, layer):
         assert torch.equal(expected[name], value), name
 
 
-@pytest.mark.parametrize("name, kind", CASES)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 @pytest.mark.parametrize("n", [2, 7])
 def test_any_small_batch_gives_finite_outputs_and_gradients_of_its_shape(name, kind, n):
     """The first promise of all."""
@@ -67,7 +67,7 @@ def test_any_small_batch_gives_finite_outputs_and_gradients_of_its_shape(name, k
     assert all(torch.isfinite(value).all() for value in layer.state_dict().values())
 
 
-@pytest.mark.parametrize("name, kind", [case for case in CASES if case != ("batch", "dense")])
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case != ("batch", "dense")])
 def test_a_batch_of_one_gives_gradient_where_the_table_says_so(name, kind):
     """Quiet streams deliver single records for hours: what they teach the lower layers must be known."""
     layer = trained(name, kind)
@@ -93,7 +93,7 @@ def test_batch_refuses_a_single_value_per_channel_and_names_the_way_out():
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name, kind", CASES)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_an_empty_batch_is_a_no_op(name, kind, training):
     """A batch of rejects only reaches nobody; if it does, nothing may move or break."""
     layer = trained(name, kind).train(training)
@@ -106,7 +106,7 @@ def test_an_empty_batch_is_a_no_op(name, kind, training):
     assert_same_state(before, layer)
 
 
-@pytest.mark.parametrize("name, kind", CASES)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_eval_moves_nothing_and_treats_each_record_by_itself(name, kind):
     """Prediction comes before learning; were it to leave a trace, the score would not be honest."""
     layer = trained(name, kind).eval()
@@ -122,7 +122,7 @@ def test_eval_moves_nothing_and_treats_each_record_by_itself(name, kind):
 
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name, kind", [case for case in CASES if case[1] in ("dense", "image")])
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in ("dense", "image")])
 def test_narrow_inputs_are_normalised_in_float32(name, kind, dtype, autocast):
     """Squares of float16 overflow at 256; the output is as narrow as the input, the memory never."""
     narrow, reference = trained(name, kind), trained(name, kind)
@@ -173,7 +173,7 @@ def test_memory_layout_does_not_matter(name, training):
         torch.testing.assert_close(state, results[0][2], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, kind", CASES)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_constant_and_huge_inputs_stay_finite(name, kind):
     """A sensor that hangs, and one that explodes."""
     layer = built(name, kind)

@@ -41,7 +41,7 @@ def learned(x, sizes, dtype, **options):
 CUTS = {"one": 1, "seven": 7, "sixty-four": 64, "all": 300, "random": [1, 40, 3, 0, 120, 2, 100, 34]}
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("half_life_records", [1.0, 44.0, 5000.0, None])
 @pytest.mark.parametrize("tail", [(), (5,), (3, 2)])
 @pytest.mark.parametrize("cut", CUTS)
