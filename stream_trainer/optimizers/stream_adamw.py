@@ -6,8 +6,9 @@ Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weigh
     W ← W - lr √(n/16) u / max(1, RMS(u)),  u = g / √v̂              then, matrices only, a pull towards W0:
     W ← W + (1 - exp(-n / pull_horizon)) (W0 - W)
 
-Embeddings (sparse gradients) move row by row, each row by its own clock: the records that named it. Refused: closures,
-for a record is learned from once; schedules that end, for a stream does not.
+Embeddings (sparse gradients) move row by row, each row by its own clock, the k records that named it: n becomes k, and
+the rate lr row_lr_ratio √k. Refused: closures, for a record is learned from once; schedules that end, for a stream
+does not.
 Sources: Marek et al. 2025, arXiv:2507.07101 (moments in samples); Wortsman et al. 2023, arXiv:2304.13013 (clipped
 update); Kumar et al. 2023, arXiv:2308.11958 (pull to the initial weights, which keeps a network able to learn).
 """
@@ -41,6 +42,9 @@ class StreamAdamW(torch.optim.Optimizer):
         horizon_records: memory of the squared gradient.
         pull_horizon_records: memory of the pull to the initial weights: 1.6 M costs .2 points where nothing drifts,
             160 000 learns best while everything does. None: no pull, and no copy of the initial weights.
+        row_lr_ratio: step of an embedding row for one record that names it, in units of `lr`. A row sees few records
+            and its noise hurts no other row, so it takes longer steps: on made-up categories of 50 to 5000 values (one
+            seed each) 20 scored 1.5 to 3 points above 4, and 2 to 5 above Adam in batches of 16; 40 ended no better.
         warmup_records: the rate rises linearly over so many records. 0: measured, a warm-up only loses time.
 
     Rate and horizons in `param_groups` may be changed between steps. Every tensor's update is cut to a root mean square
@@ -63,6 +67,7 @@ class StreamAdamW(torch.optim.Optimizer):
         beta1: float = 0.0,
         horizon_records: float = 16_000,
         pull_horizon_records: float | None = 1.6e6,
+        row_lr_ratio: float = 20.0,
         warmup_records: int = 0,
     ) -> None:
         for name, value, allowed, expected in [
@@ -75,6 +80,7 @@ class StreamAdamW(torch.optim.Optimizer):
                 pull_horizon_records is None or pull_horizon_records > 0,
                 "more than 0, or None",
             ),
+            ("row_lr_ratio", row_lr_ratio, row_lr_ratio > 0, "more than 0"),
             ("warmup_records", warmup_records, warmup_records >= 0, "0 or more"),
         ]:
             if not allowed:
@@ -84,6 +90,7 @@ class StreamAdamW(torch.optim.Optimizer):
             "beta1": beta1,
             "horizon_records": horizon_records,
             "pull_horizon_records": pull_horizon_records,
+            "row_lr_ratio": row_lr_ratio,
             "warmup_records": warmup_records,
             "records": 0,  # learned so far; a Python integer, for a float32 counter stops at 16 777 216
         }
@@ -117,7 +124,7 @@ class StreamAdamW(torch.optim.Optimizer):
             self._step_dense(dense, group, rate * math.sqrt(records / REFERENCE_RECORDS), records, flush)
         for table in learning:
             if table.grad.is_sparse:
-                self._step_rows(table, group, rate, records)
+                self._step_rows(table, group, rate * group["row_lr_ratio"], records)
         return rate * math.sqrt(records / REFERENCE_RECORDS)
 
     def _step_dense(
@@ -185,7 +192,7 @@ class StreamAdamW(torch.optim.Optimizer):
         weight_R1 = 1 - decay_R1 * (1 - state["row_weight"][rows])
         update_RD = g_RD / ((square_RD / weight_R1).sqrt_() + EPS)
         rms_R1 = update_RD.square().mean(dim=1, keepdim=True).sqrt_().clamp_(min=1.0)
-        table.index_add_(0, rows, update_RD * ((k_R1 / REFERENCE_RECORDS).sqrt() / rms_R1), alpha=-lr)
+        table.index_add_(0, rows, update_RD * (k_R1.sqrt() / rms_R1), alpha=-lr)
         state["square"][rows] = square_RD.masked_fill_(square_RD < SMALLEST, 0.0)
         state["row_weight"][rows] = weight_R1
 

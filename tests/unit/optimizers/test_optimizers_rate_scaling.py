@@ -122,5 +122,5 @@ def test_a_wrong_optimizer_or_option_is_answered_with_the_right_ones():
         build_optimizer("stream_adamw", [weight()], betas=(0.9, 0.99))
     assert str(caught.value) == (
         "optimizer.stream_adamw: no option 'betas'; known options: beta1, horizon_records, lr, pull_horizon_records, "
-        "warmup_records."
+        "row_lr_ratio, warmup_records."
     )

@@ -194,6 +194,7 @@ def test_a_closure_is_refused():
         ({"beta1": 1.0}, "stream_adamw.beta1 is 1.0; expected 0 or more, below 1."),
         ({"horizon_records": 0}, "stream_adamw.horizon_records is 0; expected more than 0."),
         ({"pull_horizon_records": -5}, "stream_adamw.pull_horizon_records is -5; expected more than 0, or None."),
+        ({"row_lr_ratio": 0.0}, "stream_adamw.row_lr_ratio is 0.0; expected more than 0."),
         ({"warmup_records": -1}, "stream_adamw.warmup_records is -1; expected 0 or more."),
     ],
 )
@@ -238,7 +239,7 @@ def test_rows_that_are_not_named_never_move_or_decay():
 def test_a_row_moves_as_a_dense_parameter_that_sees_only_its_records():
     """The clock of a row is the records that named it: who else is in the batch does not matter."""
     table, alone = table_of(3), nn.Parameter(parameter(3, 3).detach()[1].clone())
-    rows = StreamAdamW(table.parameters(), lr=0.05)
+    rows = StreamAdamW(table.parameters(), lr=0.05, row_lr_ratio=1 / 4)  # for a record: as 16 records are a `lr`
     dense = StreamAdamW([alone], lr=0.05)
     for seed in range(30):
         gradient_ND = random_gradients(1, 5, 3, seed=seed)[0]
@@ -247,6 +248,17 @@ def test_a_row_moves_as_a_dense_parameter_that_sees_only_its_records():
         dense.step(records=2)
 
     torch.testing.assert_close(alone.detach(), table.weight[1].detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("others", [0, 7, 255])
+def test_a_row_steps_as_far_whatever_else_is_in_the_batch(others):
+    """A rare value must not learn less because it came in a large batch."""
+    table = table_of(2)
+    before = table.weight[1].detach().clone()
+    optimizer = StreamAdamW(table.parameters(), lr=0.01, row_lr_ratio=20)
+    sparse_step(table, optimizer, [1] + [0] * others, torch.ones(1 + others, 3))
+
+    torch.testing.assert_close(torch.full((3,), -0.2), table.weight[1].detach() - before, rtol=1e-4, atol=0)
 
 
 # ------------------------------------------------------------ state
