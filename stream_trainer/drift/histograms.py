@@ -87,6 +87,7 @@ class Histograms:
         self._keep = 0.5 ** (1.0 / self.options.half_life_records)
         self._weight_by_age = np.ones(1)  # grown to the longest batch: a power a record costs as much as counting it
         self._shape = (bins.n_columns, bins.n_bins)
+        self._part = bins.ordered if self._distance.needs_order else slice(None)
         self.renew()
 
     @property
@@ -105,6 +106,7 @@ class Histograms:
         self._recent_SFB = np.zeros((0, *self._shape))  # the recent window as it was during the reference ...
         self._size_S = np.zeros(0)  # ... and its size then
         self._restless_F = np.ones(self._shape[0])
+        self._compared: tuple[np.ndarray, np.ndarray] | None = None  # shares and used bins of the complete reference
 
     def update(self, columns_NF: np.ndarray, missing_NF: np.ndarray | None = None) -> None:
         """Count one batch.
@@ -168,6 +170,7 @@ class Histograms:
             setattr(self, f"_{name}", arrays[name])
         self.bins.restore({name[5:]: array for name, array in arrays.items() if name.startswith("bins_")})
         self._early = [(arrays["early"], arrays.get("early_missing"))] if "early" in arrays else []
+        self._compared = None
         self._n_seen = state.values["n_seen"]
         self._weight = state.values["weight"]
         self._weight_squares = state.values["weight_squares"]
@@ -251,11 +254,12 @@ class Histograms:
 
     def _measure(self, recent_FB: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(F,) distance from the reference; mean and spread it would have by chance."""
-        used_FB = (self._reference_FB > 0).astype(np.float64)
-        shares_FB, reference_FB = self._shares(recent_FB, size), self._reference_shares()
-        if self._distance.needs_order:
-            part = self.bins.ordered
-            shares_FB, reference_FB, used_FB = shares_FB[:, part], reference_FB[:, part], used_FB[:, part]
+        shares_FB = self._shares(recent_FB, size)
+        if self._compared is None:
+            used_FB, part = (self._reference_FB > 0).astype(np.float64), self._part
+            self._compared = self._reference_shares()[:, part], used_FB[:, part]
+        reference_FB, used_FB = self._compared
+        shares_FB = shares_FB[:, self._part]
         v = 1.0 / size + 1.0 / self.options.reference_records
         return self._distance.between(shares_FB, reference_FB), *self._distance.null(reference_FB, used_FB, v)
 
