@@ -190,8 +190,8 @@ def count(histograms: Histograms, x_NF: np.ndarray, batch: int) -> int:
 
 if __name__ == "__main__":
     quick = "--quick" in sys.argv
-    delays(3 if quick else 20)
-    losses(3 if quick else 20)
+    delays(3 if quick else 10)
+    losses(3 if quick else 10)
     controls(100_000 if quick else 1_000_000)
-    silence(4 if quick else 40)
+    silence(4 if quick else 100)
     speed(3 if quick else 9)
