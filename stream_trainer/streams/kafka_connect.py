@@ -6,6 +6,7 @@ client logs no passwords, and settings are named here, never shown.
 """
 
 import logging
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +14,18 @@ from typing import Any
 import kafka
 from kafka import codec
 from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.streams.kafka_options import KafkaOptions, client_settings
 
-__all__ = ["check_codecs", "connect", "is_auth_error"]
+__all__ = ["check_codecs", "connect", "is_auth_error", "open_consumer"]
 
 log = logging.getLogger(__name__)
 
 PROBE_S_MAX = 2.0
-SAID_MAX = 3  # different lines of the client that go into an error
+REASONS_MAX = 3  # of the client, that go into an error
+BOOTSTRAP_FAILURE = re.compile(r"Bootstrap connection to \S+ failed: (.*?)(?: \(backoff .*\))?$", re.DOTALL)
 
 
 def connect(
@@ -38,15 +41,31 @@ def connect(
     said = _ClientLines()
     logging.getLogger("kafka").addHandler(said)
     try:
-        return make_consumer(**settings)
+        return open_consumer(make_consumer, settings)
     except kafka_errors.KafkaConfigurationError as error:
         raise ConfigError(
             f"source.kafka.client: {error}. See kafka-python's KafkaConsumer for the known keys."
         ) from error
     except (kafka_errors.KafkaError, OSError, ValueError, AssertionError, TypeError) as error:
-        raise ConfigError(_why(options, error, said.lines, settings["bootstrap_timeout_ms"] / 1000)) from error
+        raise ConfigError(_why(options, error, said.reasons, settings["bootstrap_timeout_ms"] / 1000)) from error
     finally:
         logging.getLogger("kafka").removeHandler(said)
+
+
+def open_consumer(make_consumer: Callable[..., Any], settings: dict[str, Any]) -> Any:
+    """The client, or its exception; and then without the thread that it would leave running, trying for ever."""
+    clients: list[KafkaNetClient] = []
+
+    def make_client(**client_settings: Any) -> KafkaNetClient:
+        clients.append(KafkaNetClient(**client_settings))
+        return clients[-1]
+
+    try:
+        return make_consumer(**settings, kafka_client=make_client)
+    except BaseException:
+        for client in clients:
+            client.close()
+        raise
 
 
 def check_codecs() -> None:
@@ -64,44 +83,46 @@ def is_auth_error(error: Exception) -> bool:
 
 
 class _ClientLines(logging.Handler):
-    """Remembers the different warnings of the client."""
+    """Remembers the different reasons that the client logs for not connecting."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.lines: list[str] = []
+        self.reasons: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage().splitlines()[0][:300]
-        if line not in self.lines:
-            self.lines.append(line)
+        found = BOOTSTRAP_FAILURE.search(record.getMessage())
+        if found and found[1] not in self.reasons:
+            self.reasons.append(found[1])
 
 
-def _why(options: KafkaOptions, error: Exception, said: list[str], waited_s: float) -> str:
+def _why(options: KafkaOptions, error: Exception, reasons: list[str], waited_s: float) -> str:
     protocol = str(options.client.get("security_protocol", "PLAINTEXT"))
     mechanism = options.client.get("sasl_mechanism")
     found = [(server.strip(), _probe(server.strip())) for server in options.bootstrap_servers.split(",")]
-    heard = " ".join(said).lower()
-    if not any(state == "open" for _, state in found):
-        likely = "the address is wrong, or the broker is down, or a firewall is between; try it from this machine"
-    elif "sasl" in heard or "authentication" in heard:
-        likely = "user or password is wrong, or the user does not exist for this sasl_mechanism"
-    elif "certificate" in heard or "ssl" in heard:
-        likely = "the broker's certificate is not trusted (ssl_cafile), or names another host, or the port is not TLS"
-    else:
-        likely = (
-            f"the port speaks another security_protocol than {protocol}; or the broker advertises addresses that "
-            "cannot be reached from here (advertised.listeners)"
-        )
-        if protocol.startswith("SASL"):
-            likely = "user or password is wrong; or " + likely
-    lines = "; ".join(said[:SAID_MAX]) or "nothing"
+    is_open = any(state == "open" for _, state in found)
     return (
         f"No Kafka broker answered within {waited_s:g} s. Tried "
         + ", ".join(f"{server} (TCP {state})" for server, state in found)
         + f", security_protocol {protocol}"
         + (f", sasl_mechanism {mechanism}" if mechanism else "")
-        + f". The client said: {type(error).__name__}: {error}; {lines}. Likely: {likely}."
+        + f". The client said: {'; '.join(reasons[:REASONS_MAX]) or error}. "
+        + f"Likely: {_likely(protocol, ' '.join(reasons).lower()) if is_open else NOBODY_LISTENS}."
     )
+
+
+NOBODY_LISTENS = "the address is wrong, or the broker is down, or a firewall is between; try it from this machine"
+
+
+def _likely(protocol: str, said: str) -> str:
+    if "saslauthentication" in said:
+        return "user or password is wrong, or the user does not exist for this sasl_mechanism"
+    if "handshake failed" in said:
+        return "the broker's certificate is not trusted (ssl_cafile) or names another host, or the port is not TLS"
+    other = (
+        f"the port speaks another security_protocol than {protocol}, or the broker advertises addresses that cannot be "
+        "reached from here (advertised.listeners)"
+    )
+    return f"user or password is wrong, or {other}" if protocol.startswith("SASL") else other
 
 
 def _probe(server: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import kafka
 from kafka.structs import OffsetAndMetadata
 
+from stream_trainer.streams.kafka_connect import open_consumer
 from stream_trainer.streams.kafka_options import KafkaOptions, client_settings
 from stream_trainer.types import Positions
 
@@ -62,7 +63,7 @@ class ProgressDisplay:
             if positions is None:
                 break
             try:
-                consumer = consumer or self._make_consumer(**self._settings)
+                consumer = consumer or open_consumer(self._make_consumer, self._settings)
                 consumer.commit(
                     {kafka.TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in positions.items()},
                     timeout_ms=round(COMMIT_S_MAX * 1000),

@@ -39,6 +39,7 @@ OWNED = {
     "max_partition_fetch_bytes": "set source.kafka.partition_fetch_bytes_max",
     "metadata_max_age_ms": "set source.kafka.discover_s",
     "bootstrap_timeout_ms": "set source.kafka.connect_s_max",
+    "kafka_client": "we must be able to close it when it cannot connect",
 }
 
 

@@ -1,6 +1,7 @@
 """The Kafka source against a client that misbehaves on command: what is retried, what is rebuilt, what is fatal."""
 
 import logging
+import threading
 from types import SimpleNamespace
 
 import kafka
@@ -350,6 +351,18 @@ def test_an_unknown_client_setting_is_refused(cluster):
     with pytest.raises(ConfigError, match=r"Unrecognized configs: \{'sasl_pasword'\}") as caught:
         KafkaSource(options, cluster.clock).start(None)
     assert "correct-horse" not in str(caught.value)
+
+
+def test_a_failed_connection_leaves_no_thread_behind(cluster):
+    """During an outage connecting is tried again and again; each try of the client would leave one thread."""
+    threads = set(threading.enumerate())
+    source = KafkaSource(
+        KafkaOptions(bootstrap_servers="localhost:1", topics=("orders",), connect_s_max=0.1), cluster.clock
+    )
+
+    with pytest.raises(ConfigError, match=r"Tried localhost:1 \(TCP closed: .*the broker is down"):
+        source.start(None)
+    assert set() == set(threading.enumerate()) - threads
 
 
 @pytest.mark.parametrize(
