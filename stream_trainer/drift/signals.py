@@ -24,6 +24,7 @@ from stream_trainer.types import Alarm, Batch, Detection, Direction, Prediction,
 __all__ = ["ErrorSignal", "FeatureRates", "FeatureSignal", "LabelSignal", "PredictionSignal", "Score"]
 
 _CHECK_RECORDS = 64  # grid on which histograms are compared: a comparison costs about as much as counting them
+_SHARE_CHECK_RECORDS = 512  # one column pays for the comparison alone; a model's shares move as the window does
 
 
 class Score(NamedTuple):
@@ -212,7 +213,7 @@ class _ShareSignal:
     def _update(self, values_N: np.ndarray, n: int) -> list[Alarm]:
         self._watch.histograms.update(values_N[:, None])
         before, self._record = self._record, self._record + n
-        if before // _CHECK_RECORDS == self._record // _CHECK_RECORDS:
+        if before // _SHARE_CHECK_RECORDS == self._record // _SHARE_CHECK_RECORDS:
             return []
         return [
             Alarm(signal=self.signal, model=self._model, feature=None, record=self._record, detection=detection)
