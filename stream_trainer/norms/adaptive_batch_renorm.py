@@ -13,7 +13,7 @@ on (1, xhat) with the batch's moments shrunk to (0, 1), more so the fewer indepe
 there is hardly a projection, and the gradient lives; from four on it is Batch Renorm's.
 
 Suffixes: N = records, C = channels, P = positions of a record, H = horizons (slow, fast).
-Source: this project; the experiments behind each constant are in docs/norms.md.
+Source: this project.
 """
 
 import math
@@ -235,31 +235,28 @@ class _AdaptiveRenorm(torch.autograd.Function):
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, u, weight, mean, var, None, None, False, layer.eps, [False, True, True]
         )
-        scale = inverse if weight is None else inverse * weight
-        sum_g = dbias * scale  # g = weight dy / std, once and for all
         control, damping = layer.damp(layer.read_control(), n)
+        scale = inverse * damping if weight is None else (inverse * weight).mul_(damping)
+        sum_g = dbias * scale  # g = damping weight dy / std, once and for all: what follows is linear in it
         if layer.learning:
             if layer.learn_floor:
-                control = layer.learn_floor_from(control, -float(torch.dot(sum_g, gap)), n)
+                control = layer.learn_floor_from(control, -float(torch.dot(sum_g, gap)) / damping, n)
             layer.write_control(control)
         if not ctx.needs_input_grad[0]:
             return None, dweight, dbias, None
         # s: how far the moments of the batch can be trusted, by the number of its values that are worth something.
         effective = n / (1 + (n - 1) * min(1.0, max(0.0, ctx.correlation)) / CORRELATION_PART)
-        s = 1 - SHRINKAGE ** ((effective * positions) ** 2)
-        # Regression of g on (1, xhat), the moments of xhat shrunk to (0, 1):
-        #   slope = s (m(g xhat) - s m(g) m(xhat)) / (1 - s + s m(xhat^2) - s^2 m(xhat)^2),  fraction cancelled by s.
+        s, share = 1 - SHRINKAGE ** ((effective * positions) ** 2), 1 / (n * positions)
+        # Regression of g on (1, xhat), the moments of xhat shrunk to (0, 1); the fraction is cancelled by s:
+        #   slope = s (m(g xhat) - s m(g) m(xhat)) / (1 - s + s m(xhat^2) - s^2 m(xhat)^2),  here for sums, not means.
         covariance = torch.addcmul(dweight * scale, sum_g, mean_x, value=-s)
-        variance = (var_batch * inverse).mul_(inverse).addcmul_(mean_x, mean_x, value=1 - s)
-        slope = covariance.div_(variance.add_((1 - s + 1e-6) / s).mul_(n * positions))
-        intercept = torch.addcmul(sum_g.mul_(s / (n * positions)), slope, mean_x, value=-s)
-        # du = damping (g - intercept - slope xhat) with xhat = (u - mean) inverse, in two fused sweeps.
-        slope.mul_(inverse)
-        constant = torch.addcmul(intercept.neg_(), slope, mean)
-        if damping != 1.0:
-            scale, slope, constant = scale * damping, slope.mul_(damping), constant.mul_(damping)
+        variance = (var_batch * inverse).mul_(inverse).addcmul_(mean_x, mean_x, value=1 - s).add_((1 - s + 1e-6) / s)
+        slope = covariance.div_(variance)
+        slope_u = slope * inverse
+        # du = g - (s m(g) - s slope m(xhat)) - slope (u - mean) inverse, in two fused sweeps.
+        constant = sum_g.mul_(-s * share).addcmul_(slope, mean_x, value=s * share).addcmul_(slope_u, mean, value=share)
         view = (1, -1, *[1] * (u.dim() - 2))
-        du = torch.addcmul(constant.view(view), scale.view(view), dy).addcmul_(slope.view(view), u, value=-1)
+        du = torch.addcmul(constant.view(view), scale.view(view), dy).addcmul_(slope_u.view(view), u, value=-share)
         if mean_record is None:
             return du, dweight, dbias, None
         dx = torch.ops.aten.native_layer_norm_backward(

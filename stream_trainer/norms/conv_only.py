@@ -67,6 +67,6 @@ class EvoNormS0(Norm):
         self.check_values(x, x.shape[2:].numel(), POSITIONS_MIN, "Use norm `group` or `layer`.")
         per_group = x.shape[1] // self.groups
         grouped = x.reshape(x.shape[0], self.groups, per_group * x.shape[2:].numel())
-        var = grouped.var(2, correction=0).repeat_interleave(per_group, 1)
+        var = (grouped - grouped.mean(2, keepdim=True)).square().mean(2).repeat_interleave(per_group, 1)
         inverse_std = (var + self.eps).rsqrt().view(*var.shape, *[1] * (x.dim() - 2))
         return self.affine(x * torch.sigmoid(self.per_channel(x, self.v) * x) * inverse_std)
