@@ -145,9 +145,7 @@ def _sample(config: RunConfig, chunks: list[RecordChunk]) -> Finding:
         decoded = _decoder(config).decode(raw)
     except StreamTrainerError as error:
         return Finding(check="sample", ok=False, text=str(error))
-    text = (
-        f"{len(decoded.batch)} of {len(raw)} records looked at can be learned, {decoded.n_tombstones} are tombstones"
-    )
+    text = f"{len(decoded.batch)} of {len(raw)} records looked at can be learned, {decoded.n_tombstones} are tombstones"
     if decoded.rejects:
         reason, n = Counter(reject.reason.value for reject in decoded.rejects).most_common(1)[0]
         first = next(reject for reject in decoded.rejects if reject.reason.value == reason)

@@ -18,7 +18,7 @@ from stream_trainer.clock import Clock
 from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.evaluation import ModelScores
 from stream_trainer.service.loop import Service
-from stream_trainer.service.observers import Observer
+from stream_trainer.service.observers import Observer, describe
 from stream_trainer.types import Alarm, StepReport
 
 __all__ = ["LiveView", "PlainView", "summary_table"]
@@ -133,14 +133,6 @@ def summary_table(scores: Mapping[str, ModelScores], baselines: Mapping[str, Mod
             cells = [f"{_cell(windows.cumulative.get(n))} | {_cell(windows.fading.get(n))}" for n in names]
             table.add_row(row, *cells, style=style)
     return table
-
-
-def describe(alarm: Alarm) -> str:
-    """One line for people."""
-    what = " of ".join(part for part in (alarm.signal, alarm.model or alarm.feature) if part)
-    found = alarm.detection
-    change = f"{found.before:.3g} to {found.after:.3g}"
-    return f"drift at record {alarm.record:,}: {what} went {found.direction.value}, {change}"
 
 
 def _line(scores: Mapping[str, float]) -> str:

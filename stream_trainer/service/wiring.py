@@ -23,7 +23,7 @@ from stream_trainer.service.config import DeadLetterConfig, RunConfig, Telemetry
 from stream_trainer.service.guard import leave_when_stuck
 from stream_trainer.service.loop import Service
 from stream_trainer.service.metrics_observer import MetricsObserver
-from stream_trainer.service.observers import Observer
+from stream_trainer.service.observers import AlarmLog, Observer
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
@@ -59,7 +59,9 @@ def assemble(
     clock = clock or SystemClock()
     with ExitStack() as stack:
         if replay is not None:
-            config = config.model_copy(update={"checkpoint": None, "telemetry": None})
+            # Nothing arrives from a finished file, so nothing can be old: cut by count, the same cut in every replay.
+            batch = replace(config.batch, age_s_max=None)
+            config = config.model_copy(update={"checkpoint": None, "telemetry": None, "batch": batch})
         elif config.source.kafka and config.source.kafka.bootstrap_servers == EMBEDDED:
             broker = stack.enter_context(EmbeddedBroker())
             config = with_embedded_broker(config, broker, partitions=1)
@@ -69,6 +71,7 @@ def assemble(
         heartbeat = Heartbeat(clock)
         metrics = _build_metrics(config, schema, trainer)
         metrics_observer = MetricsObserver(metrics, heartbeat, clock)
+        alarm_log = [AlarmLog()] if config.drift.reaction == "alert" else []
         service = Service(
             source=source,
             decoder=decoder,
@@ -78,7 +81,7 @@ def assemble(
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
             dead_letters=dead_letters or _build_dead_letters(config),
             bad_records=_build_bad_records(config.dead_letters),
-            observers=[metrics_observer, *observers],
+            observers=[metrics_observer, *alarm_log, *observers],
             clock=clock,
         )
         metrics_observer.service = service

@@ -139,6 +139,16 @@ def test_plain_batch_norm_is_refused_with_the_fix(start, config):
     assert "batch_renorm" in process.log.read_text()
 
 
+def test_a_model_that_cannot_take_these_records_is_found_by_validate(start, config):
+    """Gaussian naive Bayes wants numbers; a run would learn that from its first record."""
+    models = {"bayes": {"river": {"estimator": "river.naive_bayes.GaussianNB"}}}
+    process = start("validate", config(models=models))
+    code, _ = process.end()
+
+    assert code == 2
+    assert "put river.preprocessing.OneHotEncoder before linear parts" in process.log.read_text()
+
+
 def test_lost_data_exits_3(start, config, events):
     """The file was cut: learning on would hide that records are gone."""
     path = config()
