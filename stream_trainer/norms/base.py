@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.errors import ConfigError, ShapeError
-from stream_trainer.norms.precision import WideModule, full_precision, wide
+from stream_trainer.norms.precision import WideModule, in_float32
 
 __all__ = ["Norm", "NormDrift", "StatefulNorm"]
 
@@ -43,8 +43,7 @@ class Norm(WideModule):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise in float32 or wider, autocast or not; the output has the dtype of the input."""
         self.check(x)
-        with full_precision(x):
-            return self.normalise(wide(x)).to(x.dtype)
+        return in_float32(self.normalise, x)
 
     def normalise(self, x: Tensor) -> Tensor:
         """The layer itself, on an x of the right shape, in float32 or float64."""

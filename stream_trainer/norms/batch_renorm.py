@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
 from stream_trainer.norms.moments import RunningMoments, record_moments
-from stream_trainer.norms.precision import full_precision, wide
+from stream_trainer.norms.precision import in_float32
 
 __all__ = ["RENORM_PRESETS", "BatchRenorm", "RenormPreset"]
 
@@ -148,8 +148,7 @@ class BatchRenorm(StatefulNorm):
         self.check(x)
         if record_weight_N.shape != x.shape[:1]:
             raise ShapeError(f"record_weight_N has shape {tuple(record_weight_N.shape)}; expected ({len(x)},).")
-        with full_precision(x):
-            return self._normalise_weighted(wide(x), record_weight_N).to(x.dtype)
+        return in_float32(lambda wide_x: self._normalise_weighted(wide_x, record_weight_N), x)
 
     def normalise_batch(self, x: Tensor) -> Tensor:
         return _Renormalise.apply(x, self.weight, self.bias, self)
@@ -217,7 +216,7 @@ class _Renormalise(torch.autograd.Function):
         mean_B, var_B = layer.batch_moments(x)
         r, d, inverse_std_B = layer.correction(mean_B, var_B)
         if layer.learning:
-            layer.moments.update(x)
+            layer.moments.learn(x)
         scale = r if weight is None else weight * r
         shift = d if weight is None or bias is None else torch.addcmul(bias, weight, d)
         ctx.save_for_backward(x, scale, mean_B, inverse_std_B, r, d)

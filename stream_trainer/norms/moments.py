@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.decay import decay_of_batch, decay_of_weighted, mass_of
-from stream_trainer.norms.precision import WideModule, full_precision
+from stream_trainer.norms.precision import WideModule
 
 __all__ = ["RunningMoments", "merge_moments_", "record_moments"]
 
@@ -134,8 +134,12 @@ class RunningMoments(WideModule):
             )
         if n == 0:
             return
-        with full_precision(x):
-            self._update(x.to(self.mean.dtype), weight)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.mean.dtype)
+            if weight is None and not self.per_value:
+                self.learn(x)
+            else:
+                self._learn_weighted(x, x.new_ones(n) if weight is None else weight)
 
     @torch.no_grad()
     def merge(self, mean_C: Tensor, var_C: Tensor, n: int) -> None:
@@ -149,31 +153,29 @@ class RunningMoments(WideModule):
         self.mean.add_(step, alpha=w)
         self.var.lerp_(var_C, w).addcmul_(step, step, value=w * (1 - w))
 
-    def _update(self, x: Tensor, weight: Tensor | None) -> None:
+    def learn(self, x: Tensor) -> None:
+        """`update` as layers call it: x checked, not empty, in the dtype of the moments; autograd and autocast off."""
         mean_NC, var_NC = record_moments(x)
-        if weight is None and self.per_value:
-            weight = mean_NC.new_ones(len(mean_NC))
-        if weight is not None:
-            self._update_weighted(mean_NC, var_NC, weight)
-            return
+        mean, var, weight = self.mean, self.var, self.weight
         # The weight is read on the host: free on a CPU, one wait a batch elsewhere. In exchange w is a Python number,
         # and the merge a handful of operations; on (64, 256) their number is all it costs.
-        share_N, mass, kept = decay_of_batch(len(mean_NC), self.half_life_records, self.mean)
-        weight_new = float(self.weight) * kept + mass
+        share_N, mass, kept = decay_of_batch(len(mean_NC), self.half_life_records, mean)
+        weight_new = float(weight) * kept + mass
         w = mass / weight_new
         # Off the running mean first: a long constant stream then has step 0 and variance 0, whatever its level.
-        centred_NC = mean_NC - self.mean
+        centred_NC = mean_NC - mean
         step = share_N @ centred_NC
         # About the new mean, old and new records alike: var <- (1 - w)(var + w^2 step^2) + w sum share (x - mean_new)^2
         scatter_NC = centred_NC.sub_(step, alpha=w).square_()
         if var_NC is not None:
             scatter_NC += var_NC
         self.n_records.add_(len(mean_NC))
-        self.weight.fill_(weight_new)
-        self.mean.add_(step, alpha=w)
-        self.var.addcmul_(step, step, value=w * w).addmv_(scatter_NC.t(), share_N, beta=1 - w, alpha=w)
+        weight.fill_(weight_new)
+        mean.add_(step, alpha=w)
+        var.addcmul_(step, step, value=w * w).addmv_(scatter_NC.t(), share_N, beta=1 - w, alpha=w)
 
-    def _update_weighted(self, mean_NC: Tensor, var_NC: Tensor | None, weight: Tensor) -> None:
+    def _learn_weighted(self, x: Tensor, weight: Tensor) -> None:
+        mean_NC, var_NC = record_moments(x)
         allowed = [mean_NC.shape[:1], *([mean_NC.shape] if self.per_value else [])]
         if weight.shape not in allowed:
             expected = " or ".join(str(tuple(shape)) for shape in allowed)

@@ -1,19 +1,22 @@
 """Statistics are float32 or wider, whatever the dtype of the activations, the cast of the model or autocast."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WideModule", "full_precision", "wide"]
+__all__ = ["WideModule", "in_float32", "wide"]
 
 
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for the device of x, if it is on: a matrix product would take the moments in bfloat16."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+def in_float32(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x) in float32 or wider, back in the dtype of x. Autocast is off meanwhile: it would take the matrix
+    products of the moments in bfloat16. Layers are called for every batch, so what need not be done is not done."""
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return function(wide(x)).to(x.dtype)
+    y = function(wide(x))
+    return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:
