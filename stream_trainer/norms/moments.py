@@ -134,12 +134,15 @@ class RunningMoments(WideModule):
             )
         if n == 0:
             return
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.mean.dtype)
-            if weight is None and not self.per_value:
-                self.learn(x)
-            else:
-                self._learn_weighted(x, x.new_ones(n) if weight is None else weight)
+        if torch.is_autocast_enabled(x.device.type):  # it would take the matrix products in bfloat16
+            with torch.autocast(x.device.type, enabled=False):
+                self.update(x, weight)
+            return
+        x = x.to(self.mean.dtype)
+        if weight is None and not self.per_value:
+            self.learn(x)
+        else:
+            self._learn_weighted(x, x.new_ones(n) if weight is None else weight)
 
     @torch.no_grad()
     def merge(self, mean_C: Tensor, var_C: Tensor, n: int) -> None:
