@@ -79,8 +79,8 @@ def start(tmp_path):
     """start(*arguments) -> Process; killed at the end of the test if it still runs."""
     started: list[Process] = []
 
-    def start(*arguments: object) -> Process:
-        process = Process([*arguments], tmp_path / f"stderr-{len(started)}.log")
+    def start(*arguments: object, new_session: bool = False) -> Process:
+        process = Process([*arguments], tmp_path / f"stderr-{len(started)}.log", start_new_session=new_session)
         started.append(process)
         return process
 

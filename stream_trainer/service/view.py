@@ -124,8 +124,9 @@ class LiveView(_Pulse):
 def summary_table(scores: Mapping[str, ModelScores], baselines: Mapping[str, ModelScores]) -> Table:
     """Models above, baselines below; each cell the score over the whole run, then over the recent past."""
     names = list(next(iter(scores.values())).cumulative)
-    table = Table(box=None, header_style="dim", title="whole run | recent", title_style="dim", title_justify="left")
-    table.add_column("predicted before learned", no_wrap=True)
+    title = "predicted before learned, whole run | recent"
+    table = Table(box=None, header_style="dim", title=title, title_style="dim", title_justify="left")
+    table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for kind, style in ((scores, "bold"), (baselines, "dim")):

@@ -42,6 +42,7 @@ class EmbeddedBroker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C in a terminal is for the parent: it still needs us while it drains
         )
         self.bootstrap_servers: str = self._answer()
 

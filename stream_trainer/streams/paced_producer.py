@@ -51,6 +51,7 @@ class PacedProducer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C in a terminal is for the parent: it still needs us while it drains
         )
         self._tell(
             {

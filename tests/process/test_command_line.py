@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -263,3 +264,16 @@ def test_the_demo_learns_every_flight_it_produced(start):
     assert code == 0, process.log.read_text()
     assert (3_000, 0) == (summary["records_learned"], summary["records_lost"])
     assert {"mlp_batch_renorm", "mlp_layer", "tree"} == summary["models"].keys()
+
+
+def test_control_c_leaves_the_demo_cleanly(start):
+    """A terminal sends it to every process of the group: broker and producer must outlive the service."""
+    pytest.importorskip("confluent_kafka", reason="pip install 'stream-trainer[demo]'")
+    process = start("demo", "--port", "0", "--json", new_session=True)
+    process.metric_reaches("stream_trainer_run_records_learned", 1_000)
+    os.killpg(process.popen.pid, signal.SIGINT)
+    code, summary = process.end()
+
+    assert (0, "stopped") == (code, summary["state"])
+    assert summary["records_learned"] >= 1_000
+    assert "Traceback" not in process.log.read_text()
