@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
-from stream_trainer.norms.horizons import TwoHorizonMoments
+from stream_trainer.norms.horizons import BatchMoments, TwoHorizonMoments
 
 __all__ = ["AdaptiveBatchRenorm"]
 
@@ -51,6 +51,9 @@ class _Control(NamedTuple):
     usual_n: float = 0.0  # records a batch has usually; 0: none seen
     floor_logit: float = FLOOR_LOGIT_START
     floor_power: float = 0.0  # running mean square of the floor's gradient
+
+
+SHARE = _Control._fields.index("share")
 
 
 class AdaptiveBatchRenorm(StatefulNorm):
@@ -118,7 +121,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
         return torch.native_layer_norm(x, x.shape[1:], None, None, self.eps)[0]
 
     def normalise_inference(self, x: Tensor) -> Tensor:
-        share = self.control[3].to(self.moments.mean.dtype)
+        share = self.control[SHARE].to(self.moments.mean.dtype)
         mean, var = (
             torch.lerp(slow_fast[0], slow_fast[1], share) for slow_fast in (self.moments.mean, self.moments.var)
         )
@@ -137,7 +140,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
     def write_control(self, control: _Control) -> None:
         self.control.copy_(torch.from_numpy(np.array(control)))
 
-    def observe(self, control: _Control, batch: Any, shift_C: Tensor, n: int) -> _Control:
+    def observe(self, control: _Control, batch: BatchMoments, shift_C: Tensor, n: int) -> _Control:
         """Learn from the forward pass of a batch: correlation, moments, and the share for the next batch."""
         memory_slow = -math.log(2) / self.moments.half_lives[0]
         correlation, paired = control.correlation, control.records_paired
@@ -148,7 +151,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
             correlation += _mean_weight(n, paired, memory_slow) * ((n * z2 - 1) / (n - 1) - correlation)
         self.moments.merge(batch, n)
         n_records = int(self.moments.n_records)
-        distance = float(self.moments.distance(self.eps))
+        distance = self.moments.distance(self.eps)
         weight = _mean_weight(n, n_records, memory_slow)
         log_distance = control.log_distance + weight * (math.log(distance) - control.log_distance)
         share = max(self._floor(control.floor_logit), 1 - DRIFT_RATIO * math.exp(log_distance) / distance)
@@ -168,7 +171,11 @@ class AdaptiveBatchRenorm(StatefulNorm):
 
     def learn_floor_from(self, control: _Control, gradient: float, n: int) -> _Control:
         """One step down the loss, normalised by the power of its gradient: `gradient` is dL/dshare."""
-        power = control.floor_power + (1 - FLOOR_MEMORY**n) * (gradient**2 - control.floor_power)
+        if not math.isfinite(
+            gradient
+        ):  # the model skips such a step; remembered here, it would stop the floor for ever
+            return control
+        power = control.floor_power + (1 - FLOOR_MEMORY**n) * (gradient * gradient - control.floor_power)
         logit = control.floor_logit - self.learn_floor * math.sqrt(n) * gradient / math.sqrt(power + 1e-20)
         return control._replace(floor_power=power, floor_logit=min(FLOOR_LOGIT_MAX, max(FLOOR_LOGIT_MIN, logit)))
 
@@ -181,7 +188,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
         """Between the horizons; both numbers contain the noise of a stream at rest."""
         if self._last_shift is None:
             return None
-        distance = float(self.moments.distance(self.eps))
+        distance = self.moments.distance(self.eps)
         clipped = float((self._last_shift.abs() > SHIFT_MAX).double().mean())
         return NormDrift(distance, math.exp(self.read_control().log_distance), clipped)
 

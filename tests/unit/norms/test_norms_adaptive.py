@@ -158,6 +158,19 @@ def test_frozen_it_moves_nothing_in_backward_either():
     assert 5 == int(layer.moments.n_records)
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_floor_as_it_was():
+    """The model skips the step; a nan in the power of the floor's gradient would stop the floor for ever."""
+    layer = build_norm("adaptive_batch_renorm", 8)
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(9))
+    layer(x).square().sum().backward()
+    layer(x).square().sum().backward()
+    before = layer.read_control()
+    layer(x).mul(torch.nan).sum().backward()
+
+    assert before.floor_power == layer.read_control().floor_power > 0
+    assert before.floor_logit == layer.read_control().floor_logit
+
+
 def test_dead_channels_and_constant_records_stay_finite():
     """A channel behind a dead ReLU has variance 0 for ever."""
     layer = build_norm("adaptive_batch_renorm", 8)
