@@ -41,10 +41,22 @@ class _Feeding(Observer):
     def __init__(self, producer: PacedProducer, seconds_max: float | None) -> None:
         self._producer, self._seconds_max = producer, seconds_max
         self._started_s = time.monotonic()
+        self._first_s = self._last_s = 0.0
+        self._records = 0
         self.service: Service | None = None
+
+    @property
+    def records_per_s(self) -> float:
+        """From the end of the first batch to the end of the last: starting up is not learning."""
+        return self._records / (self._last_s - self._first_s) if self._last_s > self._first_s else 0.0
 
     def stepped(self, report: StepReport, step_s: float) -> None:
         self._producer.report(report.next_offsets)
+        self._last_s = time.monotonic()
+        if self._first_s:
+            self._records += report.batch_records
+        else:
+            self._first_s = self._last_s
 
     def turned(self) -> None:
         assert self.service is not None
@@ -93,10 +105,10 @@ def _learn(config: RunConfig, producer: PacedProducer, seconds_max: float | None
     prequential = service.trainer.prequential
     console.print(summary_table(prequential.scores(), prequential.baselines()))
     console.print(
-        f"{summary['records_learned']:,} flights in {summary['seconds']:.1f} s: "
-        f"{summary['records_learned'] / summary['seconds']:,.0f} records/s through {len(config.models)} models, "
-        f"{summary['alarms']} drift alarms."
+        f"{summary['records_learned']:,} flights in {summary['seconds']:.1f} s, {feeding.records_per_s:,.0f} a second "
+        f"through {len(config.models)} models; {summary['alarms']} drift alarms."
     )
+    summary["records_per_s"] = round(feeding.records_per_s, 1)
     return summary | {"records_lost": _records_lost(producer, summary, console)}
 
 
