@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 configuration, 3 data lost, 4 too many bad records, 5 stal
 
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,7 @@ LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning
 
 def main() -> None:
     """Entry point: runs a command and turns our errors into one line and an exit code."""
+    sys.path.insert(0, os.getcwd())  # `module: my_nets:build` is looked for where the user stands, as with python -m
     try:
         app()
     except StreamTrainerError as error:

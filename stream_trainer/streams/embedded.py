@@ -9,12 +9,12 @@ records: `CLIENT_SETTINGS` holds both. The broker ends with the process that sta
 import ctypes
 import importlib.util
 import json
-import subprocess
 import sys
 from types import TracebackType
 from typing import Any, Self
 
 from stream_trainer.errors import ConfigError, StreamTrainerError
+from stream_trainer.streams.child_process import ChildProcess
 
 __all__ = ["CLIENT_SETTINGS", "EmbeddedBroker"]
 
@@ -37,31 +37,17 @@ class EmbeddedBroker:
                 "The embedded broker comes with confluent-kafka, which is not installed: "
                 "pip install 'stream-trainer[demo]'. Or name a real broker in source.kafka.bootstrap_servers."
             )
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "stream_trainer.streams.embedded", str(brokers)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C in a terminal is for the parent: it still needs us while it drains
-        )
+        self._child = ChildProcess("stream_trainer.streams.embedded", str(brokers))
         self.bootstrap_servers: str = self._answer()
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Raises: StreamTrainerError: it exists already, or the broker is gone."""
-        assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps([name, partitions]) + "\n")
-        self._child.stdin.flush()
+        self._child.tell([name, partitions])
         self._answer()
 
     def close(self) -> None:
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                pipe.close()  # the child ends when it can no longer hear us
-        try:
-            self._child.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        self._child.close()
+        self._child.close_output()
 
     def __enter__(self) -> Self:
         return self
@@ -72,13 +58,10 @@ class EmbeddedBroker:
         self.close()
 
     def _answer(self) -> str:
-        assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        if not line:
-            raise StreamTrainerError(
-                f"The embedded broker ended with exit code {self._child.wait()}; see its messages."
-            )
-        answer = json.loads(line)
+        answer = self._child.answer()
+        if answer is None:
+            code = self._child.exit_code()
+            raise StreamTrainerError(f"The embedded broker ended with exit code {code}; see its messages.")
         if answer["error"]:
             raise StreamTrainerError(f"The embedded broker: {answer['error']}.")
         return str(answer["result"])

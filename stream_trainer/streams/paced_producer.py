@@ -7,17 +7,16 @@ i // partitions: the topic must be new, and nobody else may write to it. So whoe
 
 import importlib
 import json
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from stream_trainer.errors import StreamTrainerError
+from stream_trainer.streams.child_process import ChildProcess
 from stream_trainer.types import Positions
 
 __all__ = ["PacedProducer"]
@@ -46,14 +45,8 @@ class PacedProducer:
     ) -> None:
         self._topic = topic
         self._status: dict[str, Any] = {"produced": 0, "done": False, "error": None}
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "stream_trainer.streams.paced_producer"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C in a terminal is for the parent: it still needs us while it drains
-        )
-        self._tell(
+        self._child = ChildProcess("stream_trainer.streams.paced_producer")
+        self._child.tell(
             {
                 "bootstrap_servers": bootstrap_servers,
                 "topic": topic,
@@ -73,7 +66,7 @@ class PacedProducer:
         """The consumer is done with everything before these; other topics are passed over."""
         ours = {tp.partition: offset for tp, offset in positions.items() if tp.topic == self._topic}
         if not self._checked()["done"]:
-            self._tell(ours)
+            self._child.tell(ours)
 
     @property
     def produced(self) -> int:
@@ -87,14 +80,7 @@ class PacedProducer:
 
     def close(self) -> None:
         """Stop, finished or not."""
-        if self._child.stdin is not None:
-            with suppress(BrokenPipeError):  # it has ended before
-                self._child.stdin.close()
-        try:
-            self._child.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        self._child.close()
         self._listener.join()
 
     def __enter__(self) -> Self:
@@ -105,19 +91,12 @@ class PacedProducer:
     ) -> None:
         self.close()
 
-    def _tell(self, message: Mapping[Any, Any]) -> None:
-        assert self._child.stdin is not None
-        with suppress(BrokenPipeError):  # it has just finished, or failed: `produced` and `done` will say
-            self._child.stdin.write(json.dumps(message) + "\n")
-            self._child.stdin.flush()
-
     def _listen(self) -> None:
-        assert self._child.stdout is not None
-        with self._child.stdout as lines:
-            for line in lines:
-                self._status = json.loads(line)
-        code = self._child.wait()
+        for status in self._child.answers():
+            self._status = status
+        self._child.close_output()
         if not self._status["done"] and not self._status["error"]:
+            code = self._child.exit_code()
             self._status = self._status | {"error": f"its process ended early, with exit code {code}"}
 
     def _checked(self) -> dict[str, Any]:
