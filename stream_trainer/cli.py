@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stream_trainer.errors import StreamTrainerError
+from stream_trainer.errors import ConfigError, StreamTrainerError
 
 __all__ = ["app", "main"]
 
@@ -63,21 +63,47 @@ def run(
 @app.command()
 def replay(
     config: ConfigPath,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines or CSV, also .gz; - for standard input")],
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="JSON lines or CSV, also .gz; - for standard input")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
     format: Annotated[str | None, typer.Option(help="jsonl or csv, where the suffix does not say it")] = None,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="instead of FILE: checkpoint.directory of a run to rebuild")
+    ] = None,
+    until_step: Annotated[
+        int | None, typer.Option(min=1, help="with --journal: rebuild this step; default: the newest checkpoint")
+    ] = None,
+    from_checkpoint: Annotated[
+        int | None, typer.Option(metavar="STEP", help="with --journal: begin with this checkpoint, not with nothing")
+    ] = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Learn from FILE instead of the source: the same engine, no broker, and nothing is kept but the summary."""
+    """Learn from FILE instead of the source; or learn a run again, batch by batch, and compare the state.
+
+    The same engine, no traces: nothing is kept but the summary. With --journal the records come from the source of
+    CONFIG and the batches from the journal; exit code 1 if a model is not equal to its checkpoint in every bit.
+    """
     _log_to_stderr(log_level)
     from stream_trainer.service.config import load_config
+    from stream_trainer.service.rebuild import rebuild
     from stream_trainer.service.runs import run_service
     from stream_trainer.streams.files import FileSource
 
+    if (file is None) == (journal is None):
+        raise ConfigError("replay: expected exactly one of FILE and --journal DIR.")
+    if file is not None and (until_step, from_checkpoint) != (None, None):
+        raise ConfigError("replay: --until-step and --from-checkpoint belong to --journal.")
     loaded = load_config(config, overrides)
-    source = FileSource(file, format, line_bytes_max=loaded.schema_.record_bytes_max)
-    _finish(run_service(loaded, replay=source), as_json)
+    if file is not None:
+        source = FileSource(file, format, line_bytes_max=loaded.schema_.record_bytes_max)
+        _finish(run_service(loaded, replay=source), as_json)
+    if journal is not None:
+        summary = rebuild(loaded, journal, from_step=from_checkpoint, until_step=until_step)
+        _finish(summary, as_json)
+        if not all((summary["rebuilt"]["equal"] or {}).values()):
+            raise typer.Exit(1)
 
 
 @app.command()

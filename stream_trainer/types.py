@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "ClosedBy",
     "Counts",
+    "Cut",
     "Decoded",
     "Detection",
     "Direction",
@@ -27,10 +28,14 @@ __all__ = [
     "ModelReport",
     "Positions",
     "Prediction",
+    "RaceArm",
     "RawBatch",
+    "ReactionEvent",
+    "ReactionKind",
     "RecordChunk",
     "Reject",
     "RejectReason",
+    "Run",
     "Snapshot",
     "State",
     "StepReport",
@@ -114,6 +119,24 @@ class RawBatch:
 
     def __len__(self) -> int:
         return sum(map(len, self.chunks))
+
+
+class Run(NamedTuple):
+    """Offsets [first, next) of one partition, gaps included, that lie side by side in a batch."""
+
+    partition: TopicPartition
+    first_offset: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How one batch was cut: all that is needed to cut it again from the log, and nothing of its content."""
+
+    step: int  # batches of the run so far, this one included
+    runs: tuple[Run, ...]  # in arrival order; a partition may come several times
+    n_records: int
+    closed_by: ClosedBy
 
 
 # ---------------------------------------------------------------- decoded: ready to learn from
@@ -203,6 +226,34 @@ class Alarm:
     detection: Detection
 
 
+class RaceArm(Enum):
+    """Who may serve after a suspected drift. A bounded set: it becomes a metric label."""
+
+    KEEP = "keep"  # the live model, as it is
+    RATE_UP = "rate_up"  # a copy that learns with a multiple of its rate
+    FRESH = "fresh"  # a newly built twin
+
+
+class ReactionKind(Enum):
+    SUSPECT = "suspect"  # challengers were set beside the live model
+    CONFIRM = "confirm"  # one of them was better and has taken its place
+    ROLLBACK = "rollback"  # none was: the live model stays
+    BOOST = "boost"  # the live model learns faster for a while
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReactionEvent:
+    """What was done about a drift of one model's errors. `arm` is the one that serves from here on."""
+
+    model: str
+    kind: ReactionKind
+    record: int  # records of the run by then, this batch included
+    arm: RaceArm
+    challenger: RaceArm | None = None  # confirm, rollback: the best of them, and of it ...
+    margin: float | None = None  # ... the share of the live model's loss that it saved; below 0: it was worse
+    statistic: float | None = None  # ... the same in standard errors, from paired losses
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnReport:
     """What one `learn` did. `skipped` says why nothing was learned, for example "non_finite"; None: it was."""
@@ -248,6 +299,7 @@ class StepReport:
     models: Mapping[str, ModelReport]
     alarms: tuple[Alarm, ...]
     counts: Counts  # after this batch
+    events: tuple[ReactionEvent, ...] = ()
 
 
 # ---------------------------------------------------------------- what survives

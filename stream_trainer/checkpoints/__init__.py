@@ -1,6 +1,7 @@
 """Snapshots on disk: written whole or not at all, verified before they are believed."""
 
 from stream_trainer.checkpoints.directory import CheckpointDirectory, CheckpointInfo
+from stream_trainer.checkpoints.journal import BatchJournal
 from stream_trainer.checkpoints.writer import BackgroundWriter, Saved
 
-__all__ = ["BackgroundWriter", "CheckpointDirectory", "CheckpointInfo", "Saved"]
+__all__ = ["BackgroundWriter", "BatchJournal", "CheckpointDirectory", "CheckpointInfo", "Saved"]

@@ -2,6 +2,7 @@
 
     DIRECTORY/lock                            held by the one process that may write
     DIRECTORY/checkpoint-000000001234/        1,234 batches learned; complete, because renamed after its last fsync
+    DIRECTORY/journal/                        how the batches were cut, see journal.py
     DIRECTORY/tmp-.../                        a save that did not finish; removed at the next start
     DIRECTORY/corrupt-checkpoint-.../         one that did not verify, set aside for whoever wants to know why
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stream_trainer.checkpoints import files
+from stream_trainer.checkpoints.journal import BatchJournal
 from stream_trainer.errors import CheckpointError, ConfigError, CorruptCheckpoint, Fenced
 from stream_trainer.types import Snapshot
 
@@ -45,9 +47,10 @@ class CheckpointDirectory:
     Args:
         path: created if absent, readable by this user only.
         identity: name -> hash of the configuration that gave each part its meaning; another one is refused.
-        versions: of the libraries, recorded for the reader.
+        versions: of whatever may change the last bits, recorded for the reader.
         keep: how many complete checkpoints stay.
         trusted: may pickles in it be loaded? "auto": if this user owns it and nobody else can write it.
+        journal_bytes_max: of the journal beside them; None: all of it is kept.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class CheckpointDirectory:
         versions: Mapping[str, str],
         keep: int = 5,
         trusted: bool | Literal["auto"] = "auto",
+        journal_bytes_max: int | None = None,
     ) -> None:
         if keep < 1:
             raise ConfigError(f"checkpoint.keep is {keep}; it must be at least 1.")
         self.path, self.keep = path, keep
-        self._identity, self._versions, self._trusted = dict(identity), dict(versions), trusted
+        self.journal = BatchJournal(path / "journal", bytes_max=journal_bytes_max)
+        self._identity, self.versions, self._trusted = dict(identity), dict(versions), trusted
         self._lock: int | None = None
         self.corrupt_found = 0  # checkpoints that did not verify at the last load
 
@@ -95,6 +100,7 @@ class CheckpointDirectory:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def close(self) -> None:
+        self.journal.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -105,21 +111,24 @@ class CheckpointDirectory:
         """Make `snapshot` the newest checkpoint. Returns bytes written. Raises OSError: nothing changed then."""
         if self._lock is None:
             raise CheckpointError(f"{self.path}: save without the lock; call open() first.")
-        target = self.path / f"{PREFIX}{snapshot.counts.batches:012d}"
+        target = self._path_of(snapshot.counts.batches)
         if target.exists():  # nothing was learned since: the same step holds the same state
             return 0
+        self.journal.sync()  # how its batches were cut must not be forgotten before what they taught
         temporary = self.path / f"tmp-{uuid.uuid4().hex}"
         temporary.mkdir(mode=0o700)
         try:
-            about = {"saved_at_s": saved_at_s, "identity": self._identity, "versions": self._versions}
+            about = {"saved_at_s": saved_at_s, "identity": self._identity, "versions": self.versions}
             n_bytes = files.write_snapshot(snapshot, temporary, about)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         files.fsync(self.path)
-        for old in self._directories()[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+        kept, old = self._directories()[: self.keep], self._directories()[self.keep :]
+        for path in old:
+            shutil.rmtree(path, ignore_errors=True)
+        self.journal.forget(up_to_step=_step(kept[-1]))
         return n_bytes
 
     # ------------------------------------------------------------ load
@@ -148,6 +157,17 @@ class CheckpointDirectory:
             )
         return None
 
+    def load(self, step: int) -> Snapshot:
+        """The checkpoint of one step. Raises: CheckpointError: there is none, or it must not be loaded here."""
+        path = self._path_of(step)
+        if not path.is_dir():
+            there = ", ".join(str(_step(path)) for path in self._directories()) or "none"
+            raise CheckpointError(f"{self.path}: no checkpoint of step {step}; there are: {there}.")
+        body = files.read_manifest(path)
+        files.verify_files(path, body)
+        self._refuse_other_configuration(path, body["identity"])
+        return files.read_snapshot(path, body, trusted=self._is_trusted(path))
+
     def infos(self, *, verify: bool) -> Iterator[CheckpointInfo]:
         """What is there, newest first. With `verify` every byte is read."""
         for path in self._directories():
@@ -159,11 +179,14 @@ class CheckpointDirectory:
                     files.verify_files(path, body)
             except CheckpointError as error:
                 problem = str(error)
-            yield CheckpointInfo(path=path, step=int(path.name.removeprefix(PREFIX)), body=body, problem=problem)
+            yield CheckpointInfo(path=path, step=_step(path), body=body, problem=problem)
 
     def _directories(self) -> list[Path]:
         found = self.path.glob(f"{PREFIX}*")
         return sorted((p for p in found if p.name.removeprefix(PREFIX).isdigit()), key=lambda p: p.name, reverse=True)
+
+    def _path_of(self, step: int) -> Path:
+        return self.path / f"{PREFIX}{step:012d}"
 
     def _set_aside(self, path: Path) -> None:
         """Its step will be learned again and saved under the same name; the evidence stays until the next one."""
@@ -188,6 +211,10 @@ class CheckpointDirectory:
             return bool(self._trusted)
         owned = (entry.stat() for entry in (self.path, path, *path.rglob("*")))
         return all(s.st_uid == os.geteuid() and not s.st_mode & 0o022 for s in owned)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def describe(info: CheckpointInfo) -> str:

@@ -153,6 +153,7 @@ class CheckpointConfig(Strict):
     every_s: float = Field(default=30, gt=0)
     keep: int = Field(default=5, ge=1)
     trusted: bool | Literal["auto"] = "auto"
+    journal_bytes_max: int | None = Field(default=268_435_456, ge=0)  # 256 MiB: 20 million batches. null: all of it
 
 
 class DeadLetterConfig(Strict):

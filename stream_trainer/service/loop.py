@@ -1,11 +1,12 @@
 """The one endless loop: poll, cut, decode, test, train, save.
 
 Everything here happens on one thread, at our own pace; nothing calls us. A crash between any two lines loses no record
-and teaches none twice, because positions are saved only together with what was learned up to them.
+and teaches none twice, because positions are saved only together with what was learned up to them. What was learned
+after the last save is learned again in the same batches, because a journal holds how they were cut.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory, Saved
 from stream_trainer.clock import Clock
@@ -13,12 +14,13 @@ from stream_trainer.contracts import DeadLetters, Decoder, Source
 from stream_trainer.engine.bad_records import BadRecordLimit
 from stream_trainer.engine.batcher import Batcher
 from stream_trainer.engine.lifecycle import Lifecycle, LifecycleState
+from stream_trainer.engine.recut import Recut
 from stream_trainer.engine.snapshot import capture, restore
 from stream_trainer.engine.trainer import Trainer
 from stream_trainer.errors import CheckpointError, StreamTrainerError
 from stream_trainer.service.observers import Observer
 from stream_trainer.telemetry.health import Health
-from stream_trainer.types import Alarm, Counts, ModelReport, Positions, RawBatch, Snapshot, StepReport
+from stream_trainer.types import Alarm, Counts, Cut, ModelReport, Positions, RawBatch, Snapshot, StepReport
 
 __all__ = ["Service"]
 
@@ -50,12 +52,14 @@ class Service:
         observers: Sequence[Observer],
         clock: Clock,
     ) -> None:
-        self.source, self.decoder, self.batcher, self.trainer = source, decoder, batcher, trainer
+        self.source, self.decoder, self.trainer = source, decoder, trainer
+        self.batcher: Batcher | Recut = batcher
         self.checkpoints, self.dead_letters, self.bad_records = checkpoints, dead_letters, bad_records
         self.observers, self.clock = observers, clock
         self.lifecycle = Lifecycle()
         self.positions: Positions = {}
         self.counts = Counts()
+        self._cuts: Iterable[Cut] = ()
         self._every_s = checkpoint_every_s
         self._writer = BackgroundWriter(self._save, clock.monotonic_s)
         self._saved_at_s = clock.monotonic_s()
@@ -93,17 +97,26 @@ class Service:
         ready = state in (LifecycleState.RUNNING, LifecycleState.PAUSED)
         return Health(ok=ready, reasons=() if ready else (f"the service is {state.value}",))
 
+    def resume(self, snapshot: Snapshot | None, positions: Positions, cuts: Iterable[Cut]) -> None:
+        """Before `run`: become what was saved, then cut as it was cut before; `positions` are those before `cuts`."""
+        self.positions, self._cuts = dict(positions), cuts
+        if snapshot:
+            restore(self.trainer.parts(), snapshot)
+            self.positions.update(snapshot.positions)
+            self.counts, self._saved_batches = snapshot.counts, snapshot.counts.batches
+            log.info("continuing after %d batches, %d records", self.counts.batches, self.counts.consumed)
+
     def _start(self) -> None:
         if self.checkpoints:
             self.checkpoints.open()
             snapshot = self.checkpoints.load_newest()
-            if snapshot:
-                restore(self.trainer.parts(), snapshot)
-                self.positions, self.counts = dict(snapshot.positions), snapshot.counts
-                self.batcher.records_seen = self.counts.consumed
-                self._saved_batches = self.counts.batches
-                log.info("continuing after %d batches, %d records", self.counts.batches, self.counts.consumed)
-        self.positions = {**self.positions, **self.source.start(self.positions or None)}
+            self.resume(snapshot, *self.checkpoints.journal.resume(snapshot.counts.batches if snapshot else 0))
+        self.positions.update(self.source.start(self.positions or None))
+        assert isinstance(self.batcher, Batcher)
+        self.batcher.records_seen = self.counts.consumed
+        if self._cuts:
+            ends = self.source.end_offsets()
+            self.batcher = Recut(self._cuts, self.batcher, positions=self.positions, ends=ends)
         for observer in self.observers:
             observer.started(self.positions, self.counts)
 
@@ -122,7 +135,9 @@ class Service:
     # ------------------------------------------------------------ one batch
 
     def _learn(self, raw: RawBatch) -> None:
-        """Steps 3 and 4 of a record's journey. Between start and end the state is of no position: never saved."""
+        """Steps 2 to 4 of a record's journey. Between start and end the state is of no position: never saved."""
+        if self.checkpoints:
+            self.checkpoints.journal.append(self.counts.batches + 1, raw, self.positions)
         self._mid_batch = True
         started_s = self.clock.monotonic_s()
         decoded = self.decoder.decode(raw)

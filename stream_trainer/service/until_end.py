@@ -30,9 +30,7 @@ class UntilEnd:
         kept = []
         for chunk in self.inner.poll(wait_s, records_max):
             self._positions[chunk.partition] = chunk.next_offset  # of the log, not of what we keep: gaps count
-            clipped = self._clipped(chunk)
-            if clipped is not None:
-                kept.append(clipped)
+            kept.append(self._clipped(chunk))
         return kept
 
     def end_offsets(self) -> Positions:
@@ -47,12 +45,14 @@ class UntilEnd:
     def close(self) -> None:
         self.inner.close()
 
-    def _clipped(self, chunk: RecordChunk) -> RecordChunk | None:
-        """What of `chunk` lies before the end: all, a part, or nothing; a partition found later has none."""
-        end = self._ends.get(chunk.partition, 0)
-        if chunk.next_offset <= end:
-            return chunk
+    def _clipped(self, chunk: RecordChunk) -> RecordChunk:
+        """What of `chunk` lies before the end; perhaps nothing but the way there."""
+        end = self._ends.get(chunk.partition, 0)  # a partition found later has none
         n = bisect_left(chunk.offsets, end)
-        if n < len(chunk):
-            return chunk.split(n)[0] if n else None
-        return chunk
+        if n == len(chunk):
+            return chunk
+        if n:
+            return chunk.split(n)[0]
+        return RecordChunk(
+            partition=chunk.partition, offsets=(), timestamps_ms=(), keys=(), values=(), headers=(), next_offset=end
+        )

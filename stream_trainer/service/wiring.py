@@ -7,6 +7,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from stream_trainer.checkpoints import CheckpointDirectory
 from stream_trainer.clock import Clock, SystemClock
 from stream_trainer.contracts import DeadLetters, Decoder, Model, Source
@@ -19,7 +21,7 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.evaluation import Prequential
 from stream_trainer.models import build_model
 from stream_trainer.schema import Schema
-from stream_trainer.service.config import DeadLetterConfig, RunConfig, TelemetryConfig
+from stream_trainer.service.config import CheckpointConfig, DeadLetterConfig, RunConfig, TelemetryConfig
 from stream_trainer.service.guard import leave_when_stuck
 from stream_trainer.service.loop import Service
 from stream_trainer.service.metrics_observer import MetricsObserver
@@ -33,7 +35,7 @@ from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
 from stream_trainer.telemetry.http import TelemetryServer
 from stream_trainer.telemetry.metrics import Metrics
 
-__all__ = ["assemble", "with_embedded_broker"]
+__all__ = ["assemble", "build_checkpoints", "with_embedded_broker"]
 
 log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
@@ -77,7 +79,7 @@ def assemble(
             decoder=decoder,
             batcher=Batcher(config.batch, records_seen=0),
             trainer=trainer,
-            checkpoints=_build_checkpoints(config),
+            checkpoints=build_checkpoints(config, config.checkpoint.directory) if config.checkpoint else None,
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
             dead_letters=dead_letters or _build_dead_letters(config),
             bad_records=_build_bad_records(config.dead_letters),
@@ -130,15 +132,17 @@ def _build_source(
     return replay, build_decoder("json", schema, **limits)
 
 
-def _build_checkpoints(config: RunConfig) -> CheckpointDirectory | None:
-    if config.checkpoint is None:
-        return None
+def build_checkpoints(config: RunConfig, directory: Path) -> CheckpointDirectory:
+    """The checkpoints of this run as they lie in `directory`; nothing is opened yet."""
+    options = config.checkpoint or CheckpointConfig(directory=directory)
+    versions = {name: version(name) for name in ("stream-trainer", "torch", "river", "numpy")}
     return CheckpointDirectory(
-        config.checkpoint.directory,
+        directory,
         identity=config.identity(),
-        versions={name: version(name) for name in ("stream-trainer", "torch", "river", "numpy")},
-        keep=config.checkpoint.keep,
-        trusted=config.checkpoint.trusted,
+        versions=versions | {"torch threads": str(torch.get_num_threads())},  # sums depend on how they are split
+        keep=options.keep,
+        trusted=options.trusted,
+        journal_bytes_max=options.journal_bytes_max,
     )
 
 

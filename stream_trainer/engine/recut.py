@@ -1,0 +1,136 @@
+"""The same batches again: what a journal names is cut from whatever order the source delivers.
+
+After a crash the records since the last checkpoint come again, but seldom in the pieces and the order of the first
+time. Each partition is buffered by itself and every batch takes its runs in the order of the journal; what lies beyond
+the last one goes to the batcher in the order in which it arrived. A partition that is read far ahead of the others
+waits in memory. A record that compaction removed meanwhile is simply absent; a log that ends too early has lost data.
+"""
+
+import logging
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from stream_trainer.engine.batcher import Batcher
+from stream_trainer.errors import DataLost
+from stream_trainer.types import Cut, Positions, RawBatch, RecordChunk, Run, TopicPartition
+
+__all__ = ["Recut"]
+
+log = logging.getLogger(__name__)
+
+
+class Recut:
+    """Stands in for a batcher: first the batches of `cuts`, then those of the batcher itself.
+
+    Args:
+        cuts: read one by one, as they are needed.
+        batcher: for what comes after them.
+        positions: where the source begins.
+        ends: where its log ends, as far as that is known; a cut beyond it could never be completed.
+
+    >>> from stream_trainer.engine.batcher import BatchPolicy
+    >>> from stream_trainer.types import ClosedBy
+    >>> tp = TopicPartition("t", 0)
+    >>> cut = Cut(step=1, runs=(Run(tp, 0, 3),), n_records=3, closed_by=ClosedBy.AGE)
+    >>> batcher = Batcher(BatchPolicy(records_max=2, age_s_max=None), records_seen=0)
+    >>> recut = Recut([cut], batcher, positions={tp: 0}, ends={tp: 5})
+    >>> recut.add(RecordChunk(partition=tp, offsets=range(5), timestamps_ms=[0] * 5, keys=[None] * 5,
+    ...                       values=[b"{}"] * 5, headers=[()] * 5, next_offset=5), now_s=0.0)
+    >>> [len(recut.take(now_s=0.0)), len(recut.take(now_s=0.0)), recut.take(now_s=0.0)]
+    [3, 2, None]
+    """
+
+    def __init__(self, cuts: Iterable[Cut], batcher: Batcher, *, positions: Positions, ends: Positions) -> None:
+        self.batcher = batcher
+        self._cuts = iter(cuts)
+        self._reached, self._ends = dict(positions), dict(ends)
+        self._waiting: defaultdict[TopicPartition, deque[_Arrived]] = defaultdict(deque)
+        self._arrived = 0
+        self._next = self._following()
+
+    def add(self, chunk: RecordChunk, *, now_s: float) -> None:
+        if self._next is None:
+            self.batcher.add(chunk, now_s=now_s)
+            return
+        self._arrived += 1
+        self._waiting[chunk.partition].append(_Arrived(self._arrived, now_s, chunk))
+        self._reached[chunk.partition] = chunk.next_offset
+
+    def take(self, *, now_s: float, drain: bool = False) -> RawBatch | None:
+        """The next batch once all of it has arrived, else None; as the batcher's when there are no more cuts.
+
+        Raises: DataLost: the log ends (`drain`: right here) before a cut is complete.
+        """
+        if self._next is None:
+            return self.batcher.take(now_s=now_s, drain=drain)
+        if drain:
+            _refuse_if_beyond(self._next, self._reached)
+        if any(self._reached.get(run.partition, -1) < run.next_offset for run in self._next.runs):
+            return None
+        batch = self._cut(self._next)
+        self.batcher.records_seen += len(batch)
+        self._next = self._following()
+        if self._next is None:
+            self._hand_over()
+        return batch
+
+    def wait_s(self, *, now_s: float, wait_s_max: float) -> float:
+        """How long the source may wait for more; records of the journal are in the log already."""
+        return wait_s_max if self._next else self.batcher.wait_s(now_s=now_s, wait_s_max=wait_s_max)
+
+    def _cut(self, cut: Cut) -> RawBatch:
+        chunks = tuple(chunk for run in cut.runs for chunk in self._take_run(run))
+        positions = {run.partition: run.next_offset for run in cut.runs}
+        batch = RawBatch(chunks=chunks, next_offsets=positions, closed_by=cut.closed_by)
+        if len(batch) != cut.n_records:
+            what = "step %d: the log holds %d of the %d records that this batch had when it was cut first"
+            log.warning(what, cut.step, len(batch), cut.n_records)
+        return batch
+
+    def _take_run(self, run: Run) -> list[RecordChunk]:
+        """Everything of the partition that waits before the end of the run."""
+        waiting, taken = self._waiting[run.partition], []
+        while waiting:
+            arrived = waiting.popleft()
+            n_records = bisect_left(arrived.chunk.offsets, run.next_offset)
+            if 0 < n_records < len(arrived.chunk):
+                head, rest = arrived.chunk.split(n_records)
+                taken.append(head)
+                waiting.appendleft(arrived._replace(chunk=rest))
+                break
+            if n_records == 0 and arrived.chunk.next_offset > run.next_offset:
+                waiting.appendleft(arrived)
+                break
+            taken.append(arrived.chunk)
+        return taken
+
+    def _following(self) -> Cut | None:
+        cut = next(self._cuts, None)
+        if cut is not None:
+            _refuse_if_beyond(cut, self._ends)
+        return cut
+
+    def _hand_over(self) -> None:
+        for _, arrived_s, chunk in sorted(arrived for waiting in self._waiting.values() for arrived in waiting):
+            self.batcher.add(chunk, now_s=arrived_s)
+        self._waiting.clear()
+
+
+class _Arrived(NamedTuple):
+    """A chunk with its place in the order of arrival."""
+
+    number: int
+    arrived_s: float
+    chunk: RecordChunk
+
+
+def _refuse_if_beyond(cut: Cut, ends: Positions) -> None:
+    for partition, _, next_offset in cut.runs:
+        if next_offset > ends.get(partition, next_offset):
+            raise DataLost(
+                f"{partition}: the journal names offsets up to {next_offset} (step {cut.step}), its log ends at "
+                f"{ends[partition]}: it was created again, or its end was cut off. To go on with what is left move "
+                "the directory journal, beside the checkpoints, away: what it names is then cut anew."
+            )
