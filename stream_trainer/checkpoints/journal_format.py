@@ -94,7 +94,7 @@ def decode_segment(content: bytes, *, name: str, may_be_torn: bool) -> Segment |
     Raises:  CorruptCheckpoint: damage, with the step; CheckpointError: another format.
     """
     line, newline, _ = content.partition(b"\n")
-    if not newline and may_be_torn:
+    if not newline and may_be_torn and not _has_sound_row(content, 0):
         return None
     header = _header(line, name)
     first_step = header["first_step"]
@@ -106,8 +106,7 @@ def decode_segment(content: bytes, *, name: str, may_be_torn: bool) -> Segment |
         step = first_step + len(cuts)
         payload_at = _sound_payload(content, place)
         if payload_at is None:
-            torn = may_be_torn and not any(_sound_payload(content, i) for i in range(place + 1, len(content)))
-            if torn:
+            if may_be_torn and not _has_sound_row(content, place + 1):
                 break
             raise CorruptCheckpoint(
                 f"{name}: the row of step {step}, at byte {place}, does not agree with its crc32: altered, or torn in "
@@ -169,6 +168,11 @@ def _sound_payload(content: bytes, place: int) -> tuple[int, int] | None:
         return None
     expected = int.from_bytes(content[end : end + CRC_BYTES], "little")
     return (begin, end) if crc32(content[begin:end]) == expected else None
+
+
+def _has_sound_row(content: bytes, place: int) -> bool:
+    """Whether a whole row begins anywhere from `place` on: then what is before it was whole once, too."""
+    return any(_sound_payload(content, i) is not None for i in range(place, len(content)))
 
 
 def _numbers(content: bytes, begin: int, end: int) -> list[int]:
