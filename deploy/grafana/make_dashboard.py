@@ -147,6 +147,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "s",
             (f"time() - {now(names.LAST_DETECTION)}", "{{signal}}"),
         ),
+        panel(
+            "Reactions",
+            "What followed within the last hour; race: challengers learn beside the model at this moment.",
+            "short",
+            (f"sum by (model, event, arm) ({rise(names.REACTIONS, '1h')})", "{{model}} {{event}} {{arm}}"),
+            (now(names.RACE_ACTIVE), "{{model}} race"),
+        ),
     ],
     "What did it do?": [
         panel(

@@ -6,7 +6,7 @@ decided here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from stream_trainer.drift.distances import DISTANCES
 from stream_trainer.drift.histograms import HistogramOptions
 from stream_trainer.drift.restoring import part_of
 from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal, Score
+from stream_trainer.engine.reaction import REACTIONS, ReactionOptions
 from stream_trainer.errors import ConfigError
 from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Alarm, Batch, Prediction, State
@@ -33,11 +34,12 @@ class DriftOptions:
     features: Choice = "psi"  # a distance of each feature's recent values from a frozen reference, or none
     predictions: bool = False  # shares of what each model predicts; needs no labels
     labels: bool = False  # shares of what is true
-    reaction: Literal["none", "alert"] = "alert"  # alert: a line in the log and the metrics; none: the metrics only
+    reaction: Choice = "alert"  # none: metrics only; alert: a line in the log too; boost, race: see reaction.py
 
     def __post_init__(self) -> None:
         self.build_error_detector(Target.binary("any"))
         self.feature_options()
+        self.reaction_options()
 
     def build_error_detector(self, target: Target) -> DriftDetector:
         name, options = _name_and_options("error", self.error)
@@ -56,6 +58,25 @@ class DriftOptions:
             return HistogramOptions(distance=name, **options)
         except TypeError as error:
             raise ConfigError(f"drift.features.{name}: {error}") from error
+
+    @property
+    def reaction_policy(self) -> str:
+        return _name_and_options("reaction", self.reaction)[0]
+
+    def reaction_options(self) -> ReactionOptions | None:
+        """None: alarms change no model."""
+        name, options = _name_and_options("reaction", self.reaction)
+        if name not in REACTIONS:
+            raise ConfigError(f"drift.reaction is {name!r}; known: {', '.join(REACTIONS)}.")
+        kind = REACTIONS[name]
+        if kind is None:
+            if options:
+                raise ConfigError(f"drift.reaction.{name} has the options {options}; it takes none.")
+            return None
+        try:
+            return kind(**options)
+        except TypeError as error:
+            raise ConfigError(f"drift.reaction.{name}: {error}") from error
 
 
 class DriftMonitor:

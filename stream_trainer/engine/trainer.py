@@ -1,8 +1,8 @@
 """Test, then train: one batch through every model.
 
-All models predict with the state before the batch, all scores are taken, drift is looked for, and only then does
-anyone learn: no score has ever seen its own label. Order inside a batch is arrival order. No I/O; the stopwatch is
-handed in.
+All models predict with the state before the batch, all scores are taken, drift is looked for and acted upon, and only
+then does anyone learn: no score has ever seen its own label. Order inside a batch is arrival order. No I/O; the
+stopwatch is handed in.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from stream_trainer.contracts import Model, Stateful
 from stream_trainer.engine.drift_monitor import DriftMonitor
+from stream_trainer.engine.reaction import Reaction
 from stream_trainer.evaluation import Prequential
-from stream_trainer.types import Alarm, Batch, ModelReport, Prediction
+from stream_trainer.types import Alarm, Batch, ModelReport, Prediction, ReactionEvent
 
 __all__ = ["Trainer"]
 
@@ -26,6 +27,7 @@ class Trainer:
         prequential: scores of the same models.
         drift: looks at errors, inputs and predictions of every batch.
         stopwatch_s: monotonic seconds; only for the durations in the report.
+        reaction: acts on alarms, of these same models; None: alarms are told and nothing else.
     """
 
     def __init__(
@@ -34,30 +36,34 @@ class Trainer:
         prequential: Prequential,
         drift: DriftMonitor,
         stopwatch_s: Callable[[], float],
+        reaction: Reaction | None = None,
     ) -> None:
         self.models, self.prequential, self.drift = dict(models), prequential, drift
+        self.reaction = reaction
         self._stopwatch_s = stopwatch_s
 
-    def step(self, batch: Batch) -> tuple[dict[str, ModelReport], tuple[Alarm, ...]]:
-        """Predict, score, look for drift, learn. The batch holds at least one record."""
+    def step(self, batch: Batch) -> tuple[dict[str, ModelReport], tuple[Alarm, ...], tuple[ReactionEvent, ...]]:
+        """Predict, score, look for drift, react, learn. The batch holds at least one record."""
         predictions: dict[str, Prediction] = {}
         predict_s: dict[str, float] = {}
         for name, model in self.models.items():
             predictions[name], predict_s[name] = self._timed(model.predict, batch)
         errors = self.prequential.update(batch.y_N, predictions)
         alarms = self.drift.observe(batch, predictions, errors)
+        events = self.reaction.react(batch, predictions, alarms) if self.reaction else ()
         reports = {}
         for name, model in self.models.items():
             learned, learn_s = self._timed(model.learn, batch)
             reports[name] = ModelReport(
                 learned=learned, error=float(errors[name].mean()), predict_s=predict_s[name], learn_s=learn_s
             )
-        return reports, alarms
+        return reports, alarms, events
 
     def parts(self) -> dict[str, Stateful]:
         """Everything here that remembers, by the name it has in a snapshot."""
         models = {f"models/{name}": model for name, model in self.models.items()}
-        return {**models, "scores": self.prequential, "drift": self.drift}
+        reaction = {"reaction": self.reaction} if self.reaction else {}
+        return {**models, "scores": self.prequential, "drift": self.drift, **reaction}
 
     def _timed(self, call: Callable[[Batch], T], batch: Batch) -> tuple[T, float]:
         started_s = self._stopwatch_s()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_trainer.errors import CheckpointError, ModelError
+from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.torch_options import TorchOptions, build_configured
@@ -37,6 +37,7 @@ class TorchModel:
         """Raises ConfigError for whatever in `options` cannot be built for this schema."""
         self.schema, self.options, self.device = schema, options, torch.device(device)
         self._records = 0  # learned so far
+        self._rate_factor = 1.0
         with self._own_randomness():
             self.network = build_configured(schema, options).to(self.device)
         name, settings = options.optimizer_spec
@@ -53,6 +54,15 @@ class TorchModel:
     def optimizer(self) -> torch.optim.Optimizer:
         """Its parameter groups may be changed between steps, for example the learning rate."""
         return self._stepper.optimizer
+
+    def scale_rate(self, factor: float) -> None:
+        """Learn with `factor` times the base rate from now on; 1: with the base rate itself, to the last bit.
+
+        Captured with the rest. Raises: ConfigError: the factor is not above 0 and finite.
+        """
+        if not 0 < factor < math.inf:
+            raise ConfigError(f"scale_rate was given {factor}; expected a finite factor above 0, 1 for the base rate.")
+        self._rate_factor = factor
 
     # ------------------------------------------------------------ predict
 
@@ -96,9 +106,23 @@ class TorchModel:
         limit = self.options.gradient_norm_max
         if limit is not None and gradient_norm > limit:
             torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
-        learning_rate = self._stepper.step(len(batch))
+        learning_rate = self._step(len(batch))
         self._records += len(batch)
         return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=learning_rate)
+
+    def _step(self, records: int) -> float:
+        """The scaled rate lives only while the step is made: the groups, and every saved state, hold the base rate."""
+        if self._rate_factor == 1.0:
+            return self._stepper.step(records)
+        groups = self.optimizer.param_groups
+        base = [group["lr"] for group in groups]
+        for group, rate in zip(groups, base):
+            group["lr"] = rate * self._rate_factor
+        try:
+            return self._stepper.step(records)
+        finally:
+            for group, rate in zip(groups, base):
+                group["lr"] = rate
 
     def _backward(self, batch: Batch) -> float:
         """Observe, predict in training mode, and leave the gradients of the mean loss; returns the loss."""
@@ -161,7 +185,12 @@ class TorchModel:
                 **inputs,
                 **target,
             },
-            values={"records": self._records, "optimizer": settings, **self._identity()},
+            values={
+                "records": self._records,
+                "rate_factor": self._rate_factor,
+                "optimizer": settings,
+                **self._identity(),
+            },
         )
 
     def restore(self, state: State) -> None:
@@ -182,6 +211,7 @@ class TorchModel:
         self._standardiser.restore(_under("standardiser.", state.arrays))
         self._target_scale.restore(_under("target.", state.arrays))
         self._records = state.values["records"]
+        self._rate_factor = state.values.get("rate_factor", 1.0)  # absent from states older than reactions
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -20,7 +20,17 @@ from stream_trainer.engine.trainer import Trainer
 from stream_trainer.errors import CheckpointError, StreamTrainerError
 from stream_trainer.service.observers import Observer
 from stream_trainer.telemetry.health import Health
-from stream_trainer.types import Alarm, Counts, Cut, ModelReport, Positions, RawBatch, Snapshot, StepReport
+from stream_trainer.types import (
+    Alarm,
+    Counts,
+    Cut,
+    ModelReport,
+    Positions,
+    RawBatch,
+    ReactionEvent,
+    Snapshot,
+    StepReport,
+)
 
 __all__ = ["Service"]
 
@@ -145,8 +155,9 @@ class Service:
             self.dead_letters.write(decoded.rejects)
         models: dict[str, ModelReport] = {}
         alarms: tuple[Alarm, ...] = ()
+        events: tuple[ReactionEvent, ...] = ()
         if len(decoded.batch):  # a batch of rejects alone still moves the position
-            models, alarms = self.trainer.step(decoded.batch)
+            models, alarms, events = self.trainer.step(decoded.batch)
         self.positions.update(raw.next_offsets)
         self.counts = Counts(
             batches=self.counts.batches + 1,
@@ -167,6 +178,7 @@ class Service:
             models=models,
             alarms=alarms,
             counts=self.counts,
+            events=events,
         )
         step_s = self.clock.monotonic_s() - started_s
         for observer in self.observers:

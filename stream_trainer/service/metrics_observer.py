@@ -68,6 +68,8 @@ class MetricsObserver(Observer):
         self.metrics.observe_lags(source.lags())
         self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
         self.metrics.observe_drift_scores(trainer.drift.scores())
+        if trainer.reaction:
+            self.metrics.observe_races(trainer.reaction.racing())
         inner = source.inner if isinstance(source, UntilEnd) else source
         if isinstance(inner, KafkaSource):
             self.metrics.observe_source(rebuilds=inner.rebuilds, retriable_errors=inner.retriable_errors)

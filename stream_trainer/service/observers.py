@@ -4,9 +4,9 @@ import logging
 
 from stream_trainer.checkpoints import Saved
 from stream_trainer.engine.lifecycle import LifecycleState
-from stream_trainer.types import Alarm, Counts, Positions, StepReport
+from stream_trainer.types import Alarm, Counts, Positions, ReactionEvent, ReactionKind, StepReport
 
-__all__ = ["AlarmLog", "Observer", "describe"]
+__all__ = ["AlarmLog", "Observer", "describe", "describe_reaction"]
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,14 @@ class Observer:
 
 
 class AlarmLog(Observer):
-    """`drift: {reaction: alert}`: one line per alarm, with the numbers that an operator will ask for."""
+    """One line per alarm and per reaction to one, with the numbers that an operator will ask for."""
 
     def stepped(self, report: StepReport, step_s: float) -> None:
         for alarm in report.alarms:
             found = alarm.detection
             log.warning("%s (statistic %.3g, threshold %.3g)", describe(alarm), found.statistic, found.threshold)
+        for event in report.events:
+            log.warning("%s", describe_reaction(event))
 
 
 def describe(alarm: Alarm) -> str:
@@ -45,3 +47,23 @@ def describe(alarm: Alarm) -> str:
     found = alarm.detection
     change = f"{found.before:.3g} to {found.after:.3g}"
     return f"drift at record {alarm.record:,}: {what} went {found.direction.value}, {change}"
+
+
+def describe_reaction(event: ReactionEvent) -> str:
+    """One line for people.
+
+    >>> from stream_trainer.types import RaceArm
+    >>> describe_reaction(ReactionEvent(model="mlp", kind=ReactionKind.SUSPECT, record=1024, arm=RaceArm.KEEP))
+    'reaction at record 1,024: suspect, mlp goes on serving and challengers race it'
+    """
+    said = {
+        ReactionKind.SUSPECT: f"{event.model} goes on serving and challengers race it",
+        ReactionKind.BOOST: f"{event.model} learns faster for a while",
+        ReactionKind.CONFIRM: f"{event.arm.value} takes the place of {event.model}",
+        ReactionKind.ROLLBACK: f"{event.model} stays, the challengers are dropped",
+    }
+    line = f"reaction at record {event.record:,}: {event.kind.value}, {said[event.kind]}"
+    if event.challenger is None or event.margin is None or event.statistic is None:
+        return line
+    best = f"saved {event.margin:.1%} of the loss, {event.statistic:.1f} standard errors"
+    return f"{line} (best challenger {event.challenger.value}: {best})"

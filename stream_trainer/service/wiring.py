@@ -16,6 +16,7 @@ from stream_trainer.decoding import build_decoder
 from stream_trainer.engine.bad_records import BadRecordLimit
 from stream_trainer.engine.batcher import Batcher
 from stream_trainer.engine.drift_monitor import DriftMonitor
+from stream_trainer.engine.reaction import Reaction
 from stream_trainer.engine.trainer import Trainer
 from stream_trainer.errors import ConfigError
 from stream_trainer.evaluation import Prequential
@@ -39,6 +40,7 @@ __all__ = ["assemble", "build_checkpoints", "with_embedded_broker"]
 
 log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
+SEED_STRIDE = 7919  # between twins: far enough that they do not meet models configured with seeds 0, 1, 2, ...
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def assemble(
         heartbeat = Heartbeat(clock)
         metrics = _build_metrics(config, schema, trainer)
         metrics_observer = MetricsObserver(metrics, heartbeat, clock)
-        alarm_log = [AlarmLog()] if config.drift.reaction == "alert" else []
+        alarm_log = [AlarmLog()] if config.drift.reaction_policy != "none" else []
         service = Service(
             source=source,
             decoder=decoder,
@@ -94,15 +96,22 @@ def assemble(
 
 
 def build_trainer(config: RunConfig, schema: Schema, clock: Clock) -> Trainer:
-    models: dict[str, Model] = {}
-    for name, model in config.models.items():
+    def twin_of(name: str, number: int) -> Model:
+        """The model as configured; those of other numbers have seeds of their own."""
+        chosen = config.models[name].torch or config.models[name].river
+        assert chosen is not None
         try:
-            kind = "torch" if model.torch else "river"
-            models[name] = build_model(schema, kind, model.torch or model.river)
+            options = replace(chosen, seed=chosen.seed + SEED_STRIDE * number)
+            return build_model(schema, "torch" if config.models[name].torch else "river", options)
         except ConfigError as error:
             raise ConfigError(f"models.{name}: {error}") from error
+
+    models = {name: twin_of(name, 0) for name in config.models}
     prequential = Prequential(schema.target, list(models), half_life_records=config.scores.half_life_records)
-    return Trainer(models, prequential, DriftMonitor(config.drift, schema, list(models)), clock.monotonic_s)
+    drift = DriftMonitor(config.drift, schema, list(models))
+    options = config.drift.reaction_options()
+    reaction = Reaction(models, options, twin_of) if options else None
+    return Trainer(models, prequential, drift, clock.monotonic_s, reaction)
 
 
 def with_embedded_broker(config: RunConfig, broker: EmbeddedBroker, *, partitions: int) -> RunConfig:

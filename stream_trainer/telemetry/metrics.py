@@ -18,10 +18,26 @@ from stream_trainer import __version__
 from stream_trainer.clock import Clock
 from stream_trainer.telemetry import names
 from stream_trainer.telemetry.series import LabelValues, SeriesStore
-from stream_trainer.types import ClosedBy, Direction, ModelReport, Positions, RejectReason, StepReport
+from stream_trainer.types import (
+    ClosedBy,
+    Direction,
+    ModelReport,
+    Positions,
+    RaceArm,
+    ReactionKind,
+    RejectReason,
+    StepReport,
+)
 
 __all__ = ["STATES", "Metrics", "ScoreWindows"]
 
+_OUTCOMES = (  # who may serve after which event: only these have a series
+    (ReactionKind.SUSPECT, RaceArm.KEEP),
+    (ReactionKind.CONFIRM, RaceArm.RATE_UP),
+    (ReactionKind.CONFIRM, RaceArm.FRESH),
+    (ReactionKind.ROLLBACK, RaceArm.KEEP),
+    (ReactionKind.BOOST, RaceArm.RATE_UP),
+)
 STATES = ("STARTING", "RUNNING", "PAUSED", "DRAINING", "STOPPED", "FAILED")
 
 
@@ -97,6 +113,8 @@ class Metrics:
             for alarm in report.alarms:
                 series.add(names.DETECTIONS, 1, alarm.signal, alarm.model or "", alarm.detection.direction.value)
                 series.set(names.LAST_DETECTION, now_wall_s, alarm.signal)
+            for event in report.events:
+                series.add(names.REACTIONS, 1, event.model, event.kind.value, event.arm.value)
 
     def _observe_model(self, model: str, report: ModelReport, n: int) -> None:
         series, learned = self._series, report.learned
@@ -140,6 +158,12 @@ class Metrics:
             for labels, (statistic, threshold) in scores.items():
                 self._series.set(names.DRIFT_SCORE, statistic, *labels)
                 self._series.set(names.DRIFT_THRESHOLD, threshold, *labels)
+
+    def observe_races(self, racing: Mapping[str, bool]) -> None:
+        """Per model: is it racing challengers?"""
+        with self._series.lock:
+            for model, races in racing.items():
+                self._series.set(names.RACE_ACTIVE, float(races), model)
 
     # ------------------------------------------------------------ the service
 
@@ -200,8 +224,10 @@ class Metrics:
             names.LOSS,
             names.GRADIENT_NORM,
             names.LEARNING_RATE,
+            names.RACE_ACTIVE,
         ):
             announce(family, each_model)
+        announce(names.REACTIONS, [(model, kind.value, arm.value) for model in models for kind, arm in _OUTCOMES])
         announce(names.DETECTIONS, product(signals, ("", *models), each_direction))
         announce(names.LAST_DETECTION, [(signal,) for signal in signals])
         for family in (names.DRIFT_SCORE, names.DRIFT_THRESHOLD):

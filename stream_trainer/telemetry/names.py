@@ -104,6 +104,13 @@ LAST_DETECTION = _gauge(
     "drift_last_detection_timestamp_seconds", "When a signal last fired.", "signal", label_sets_max=LABEL_SETS_MAX
 )
 
+REACTIONS = _counter(
+    "reactions",
+    "What was done about worse errors of a model; arm is the one that serves from then on.",
+    *("model", "event", "arm"),
+)
+RACE_ACTIVE = _gauge("race_active", "1 while challengers of a model race it.", "model")
+
 # Checkpoints: how much a crash would cost.
 CHECKPOINTS = _counter("checkpoints", "Attempts to save, by outcome.", "outcome")
 CHECKPOINT_SECONDS = _histogram(

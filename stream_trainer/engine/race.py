@@ -1,0 +1,145 @@
+"""A race: challengers learn the same live batches as the model they want to replace, and only losses count.
+
+What is compared are losses on the same records, each predicted before it was learned, summed over blocks of 64: a block
+is long enough to average the noise of single records, and as its grid is counted in records, no cut of the batches
+changes it. The first half of a race is practice, for a new network is bad before it can be good; the second half
+decides. A challenger wins if both hold, so that a needless exchange is rare:
+    saved share     mean(d) / mean(loss of keep) >= margin_min,   d = loss of keep - its own, per block
+    significance    mean(d) / (sd(d) / sqrt(blocks)) >= statistic_min
+Of several winners the one that saved most. Loss: -log of the probability given to the true class, cut off at 6.9, or
+the absolute error of a number.
+Not here: when a race begins, and what follows from its verdict (reaction.py).
+Shape suffixes: N = records, A = arms (keep first), B = blocks.
+Source for racing in place of resetting: Tahmasbi et al., "DriftSurf", ICML 2021.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from stream_trainer.contracts import Model
+from stream_trainer.errors import ConfigError
+from stream_trainer.types import Batch, Prediction, RaceArm, State
+
+__all__ = ["Race", "RaceOptions", "Verdict", "losses"]
+
+BLOCK_RECORDS = 64
+PROBABILITY_MIN = 1e-3  # one record that a model was wrongly sure of costs 6.9: it must not decide a race alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaceOptions:
+    """How long, how sure, and how seldom."""
+
+    records: int = 4096  # after half of it a small network is past its worst; the price is 3x learning meanwhile
+    batches_min: int = 16  # a batch is predicted before any of it is learned: in one huge batch nobody could win
+    rate_factor: float = 5.0  # for rate_up: measured best of the simple boosts at a low base rate
+    margin_min: float = 0.02  # share of the loss: a smaller gain does not pay for what the live model still knows
+    statistic_min: float = 3.0  # standard errors: by chance alone about 1 race in 500 per challenger
+    cooldown_records: int = 4096  # as long as a race: an excited detector can have half of all records raced, not more
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("records", self.records, self.records >= 16 * BLOCK_RECORDS, f"at least {16 * BLOCK_RECORDS}"),
+            ("batches_min", self.batches_min, self.batches_min >= 1, "at least 1"),
+            ("rate_factor", self.rate_factor, 1 < self.rate_factor < 1e6, "more than 1"),
+            ("margin_min", self.margin_min, 0 <= self.margin_min < 1, "0 or more, below 1"),
+            ("statistic_min", self.statistic_min, self.statistic_min > 0, "more than 0"),
+            ("cooldown_records", self.cooldown_records, self.cooldown_records >= 0, "0 or more"),
+        ]
+        for name, value, allowed, expected in checks:
+            if not allowed:
+                raise ConfigError(f"drift.reaction.race.{name} is {value}; expected {expected}.")
+
+
+class Verdict(NamedTuple):
+    """The best challenger, and by how much."""
+
+    challenger: RaceArm
+    margin: float
+    statistic: float
+    won: bool
+
+
+class Race:
+    """One live model against its challengers; it knows the live one by its predictions only.
+
+    Args:  challengers: as they stand when the race begins. None of them is the live model.
+    """
+
+    def __init__(self, challengers: Mapping[RaceArm, Model], options: RaceOptions) -> None:
+        self.challengers, self._options = dict(challengers), options
+        self._records = self._batches = 0  # scored
+        self._sums_AB = np.zeros((1 + len(self.challengers), 0))
+        self._pending_AN = np.zeros((1 + len(self.challengers), 0))  # losses of the block that has begun
+
+    @property
+    def finished(self) -> bool:
+        return self._records >= self._options.records and self._batches >= self._options.batches_min
+
+    def score(self, batch: Batch, live: Prediction) -> None:
+        """Let the challengers predict a batch that nobody has learned, and note what it cost everybody."""
+        predictions = [live, *(model.predict(batch) for model in self.challengers.values())]
+        loss_AN = np.stack([losses(batch.y_N, prediction) for prediction in predictions])
+        loss_AN = np.concatenate([self._pending_AN, loss_AN], axis=1)
+        blocks = loss_AN.shape[1] // BLOCK_RECORDS
+        whole_AN, self._pending_AN = np.split(loss_AN, [blocks * BLOCK_RECORDS], axis=1)
+        sums_AB = whole_AN.reshape(len(loss_AN), blocks, BLOCK_RECORDS).sum(axis=2)
+        self._sums_AB = np.concatenate([self._sums_AB, sums_AB], axis=1)
+        self._records += len(batch)
+        self._batches += 1
+
+    def learn(self, batch: Batch) -> None:
+        for model in self.challengers.values():
+            model.learn(batch)
+
+    def verdict(self) -> Verdict:
+        """Of the second half of the blocks. A challenger without finite losses is never the best."""
+        keep_B, *others = self._sums_AB[:, self._sums_AB.shape[1] // 2 :]
+        verdicts = [self._judge(arm, keep_B, other_B) for arm, other_B in zip(self.challengers, others)]
+        return max(verdicts, key=lambda verdict: (verdict.won, verdict.margin))
+
+    def _judge(self, arm: RaceArm, keep_B: np.ndarray, other_B: np.ndarray) -> Verdict:
+        saved_B = keep_B - other_B
+        if not np.isfinite(saved_B).all():
+            return Verdict(arm, -np.inf, -np.inf, won=False)
+        saved, error = float(saved_B.mean()), float(saved_B.std(ddof=1)) / len(saved_B) ** 0.5
+        if saved == 0.0:
+            return Verdict(arm, 0.0, 0.0, won=False)
+        margin = saved / max(float(keep_B.mean()), np.finfo(np.float64).tiny)
+        statistic = saved / error if error else float(np.copysign(np.inf, saved))
+        won = margin >= self._options.margin_min and statistic >= self._options.statistic_min
+        return Verdict(arm, margin, statistic, won)
+
+    # ------------------------------------------------------------ survive
+
+    def capture(self) -> State:
+        own = State(
+            arrays={"sums": self._sums_AB.copy(), "pending": self._pending_AN.copy()},
+            values={"records": self._records, "batches": self._batches},
+        )
+        return State.join({"own": own, **{arm.value: model.capture() for arm, model in self.challengers.items()}})
+
+    def restore(self, state: State) -> None:
+        """Into a race with newly built challengers; those that the captured one did not have drop out."""
+        self.challengers = {arm: model for arm, model in self.challengers.items() if arm.value in state.values}
+        own = state.part("own")
+        self._records, self._batches = own.values["records"], own.values["batches"]
+        self._sums_AB = np.array(own.arrays["sums"], np.float64)
+        self._pending_AN = np.array(own.arrays["pending"], np.float64)
+        for arm, model in self.challengers.items():
+            model.restore(state.part(arm.value))
+
+
+def losses(y_N: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """What each record cost, (N,) float64; NaN where the prediction is.
+
+    >>> losses(np.array([1, 0]), np.array([[0.5, 0.5], [0.0, 1.0]])).round(2).tolist()
+    [0.69, 6.91]
+    """
+    prediction = np.asarray(prediction, np.float64)
+    if prediction.ndim == 1:
+        return np.abs(prediction - y_N)
+    return -np.log(np.clip(prediction[np.arange(len(y_N)), y_N], PROBABILITY_MIN, 1.0))

@@ -1,0 +1,256 @@
+"""What follows an alarm: nothing, a louder rate for a while, or a race that only a better model can win.
+
+An alarm counts if it is about the errors of a model and they got worse. No policy ever wipes a model blindly: a reset
+on a false alarm costs more than most drifts (measured: tests/benchmarks/drift_reaction_*.md).
+    boost   the live model learns with a multiple of its rate, for a number of records
+    race    suspect: challengers start beside the live model, which goes on serving; all learn the same batches.
+            Then confirm: the winner's state becomes the live model's. Or rollback: the challengers are dropped.
+During a boost or a race, and for a cool-down after it, alarms of that model are not acted upon. A function of the
+batches and nothing else; all of it is in the snapshot, so a crash in mid-race resumes the race.
+Refused: `boost` changes nothing for a model without a rate, River's for example; its race has the arm fresh only.
+Not here: the race itself (race.py), detection (drift_monitor.py).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from stream_trainer.contracts import Model
+from stream_trainer.engine.race import Race, RaceOptions
+from stream_trainer.errors import CheckpointError, ConfigError
+from stream_trainer.types import Alarm, Batch, Direction, Prediction, RaceArm, ReactionEvent, ReactionKind, State
+
+__all__ = ["REACTIONS", "BoostOptions", "HasRate", "Reaction", "ReactionOptions", "TwinOf"]
+
+TwinOf = Callable[[str, int], Model]
+"""(model, number) -> the model as configured, newly built; number 0 has the configured seed, each other its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoostOptions:
+    """How much faster, and for how long."""
+
+    records: int = 4096  # 60 batches of 64, as in the measurement that favoured it
+    rate_factor: float = 5.0
+    cooldown_records: int = 4096  # so that half of all records at most are learned with the high rate
+
+    def __post_init__(self) -> None:
+        if self.records < 1 or self.cooldown_records < 0 or not 0 < self.rate_factor < 1e6:
+            raise ConfigError(
+                f"drift.reaction.boost has records {self.records}, cooldown_records {self.cooldown_records}, "
+                f"rate_factor {self.rate_factor}; expected at least 1, at least 0, more than 0."
+            )
+
+
+ReactionOptions = BoostOptions | RaceOptions
+
+REACTIONS: dict[str, type[ReactionOptions] | None] = {
+    "none": None,
+    "alert": None,
+    "boost": BoostOptions,
+    "race": RaceOptions,
+}
+"""drift.reaction -> its options; None: a policy that leaves the models alone."""
+
+
+@runtime_checkable
+class HasRate(Protocol):
+    """A model that can be told to learn faster."""
+
+    def scale_rate(self, factor: float) -> None: ...
+
+
+class Reaction:
+    """Acts on the alarms of every model of a run, each for itself.
+
+    Args:
+        models: the live ones; changed in place, never exchanged, so that whoever holds one holds the right one.
+        twin_of: builds the challengers.
+    """
+
+    def __init__(self, models: Mapping[str, Model], options: ReactionOptions, twin_of: TwinOf) -> None:
+        self._policy = "race" if isinstance(options, RaceOptions) else "boost"
+        self._desks: dict[str, _Desk] = {
+            name: _RaceDesk(name, model, options, twin_of)
+            if isinstance(options, RaceOptions)
+            else _BoostDesk(name, model, options)
+            for name, model in models.items()
+        }
+
+    def react(
+        self, batch: Batch, predictions: Mapping[str, Prediction], alarms: Sequence[Alarm]
+    ) -> tuple[ReactionEvent, ...]:
+        """One batch, after the live models predicted it and before they learn it. Challengers learn it in here."""
+        suspected = {alarm.model for alarm in alarms if _is_worse(alarm)}
+        events: list[ReactionEvent] = []
+        for name, desk in self._desks.items():
+            events += desk.react(batch, predictions[name], name in suspected)
+        return tuple(events)
+
+    def racing(self) -> dict[str, bool]:
+        """Per model: is there a race?"""
+        return {name: isinstance(desk, _RaceDesk) and desk.active for name, desk in self._desks.items()}
+
+    def capture(self) -> State:
+        desks = {f"models/{name}": desk.capture() for name, desk in self._desks.items()}
+        return State.join({"own": State(values={"policy": self._policy}), **desks})
+
+    def restore(self, state: State) -> None:
+        """A race that the snapshot does not hold is over, and one that it holds goes on.
+
+        Raises: CheckpointError: it is of another policy.
+        """
+        found = state.part("own").values["policy"]
+        if found != self._policy:
+            raise CheckpointError(
+                f"drift.reaction: the checkpoint is of a run with {found}, this run has {self._policy}. "
+                "Start with the policy of the checkpoint, or from a fresh checkpoint directory."
+            )
+        for name, desk in self._desks.items():
+            desk.restore(state.part(f"models/{name}"))
+
+
+def _is_worse(alarm: Alarm) -> bool:
+    return alarm.signal == "error" and alarm.detection.direction is Direction.UP
+
+
+class _Desk(ABC):
+    """One model: counts its records, and knows until when no alarm is acted upon."""
+
+    def __init__(self, name: str, model: Model, cooldown_records: int) -> None:
+        self._name, self._model, self._cooldown_records = name, model, cooldown_records
+        self._record = 0
+        self._quiet_until = 0
+
+    def react(self, batch: Batch, prediction: Prediction, suspected: bool) -> list[ReactionEvent]:
+        self._record += len(batch)
+        if self.active:
+            return self._go_on(batch, prediction)
+        # Nearly always this is all: a look at two flags.
+        return self._begin(batch) if suspected and self._record > self._quiet_until else []
+
+    @property
+    @abstractmethod
+    def active(self) -> bool: ...
+
+    @abstractmethod
+    def _begin(self, batch: Batch) -> list[ReactionEvent]: ...
+
+    @abstractmethod
+    def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]: ...
+
+    def _rest(self) -> None:
+        self._quiet_until = self._record + self._cooldown_records
+
+    def capture(self) -> State:
+        return State(values={"record": self._record, "quiet_until": self._quiet_until})
+
+    def restore(self, state: State) -> None:
+        self._record, self._quiet_until = state.values["record"], state.values["quiet_until"]
+
+
+class _BoostDesk(_Desk):
+    def __init__(self, name: str, model: Model, options: BoostOptions) -> None:
+        super().__init__(name, model, options.cooldown_records)
+        self._options = options
+        self._until: int | None = None  # None: no boost
+
+    @property
+    def active(self) -> bool:
+        return self._until is not None
+
+    def _begin(self, batch: Batch) -> list[ReactionEvent]:
+        if not isinstance(self._model, HasRate):
+            return []
+        self._model.scale_rate(self._options.rate_factor)
+        self._until = self._record - len(batch) + self._options.records
+        return [ReactionEvent(model=self._name, kind=ReactionKind.BOOST, record=self._record, arm=RaceArm.RATE_UP)]
+
+    def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]:
+        """The boost holds for every batch that begins before its end; this one has not been learned yet."""
+        assert self._until is not None
+        assert isinstance(self._model, HasRate)
+        if self._record - len(batch) >= self._until:
+            self._model.scale_rate(1.0)
+            self._until = None
+            self._rest()
+        return []
+
+    def capture(self) -> State:
+        return State(values={**super().capture().values, "until": self._until})
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self._until = state.values["until"]
+
+
+class _RaceDesk(_Desk):
+    def __init__(self, name: str, model: Model, options: RaceOptions, twin_of: TwinOf) -> None:
+        super().__init__(name, model, options.cooldown_records)
+        self._options, self._twin_of = options, twin_of
+        self._races = 0  # so far: each has its own seed
+        self._race: Race | None = None
+
+    @property
+    def active(self) -> bool:
+        return self._race is not None
+
+    def _begin(self, batch: Batch) -> list[ReactionEvent]:
+        """From the live model as it stands, before it learns the batch of the alarm: all arms learn the same."""
+        self._races += 1
+        challengers = self._challengers()
+        if RaceArm.RATE_UP in challengers:
+            challengers[RaceArm.RATE_UP].restore(self._model.capture())
+            _scale_rate(challengers[RaceArm.RATE_UP], self._options.rate_factor)
+        self._race = Race(challengers, self._options)
+        self._race.learn(batch)
+        return [ReactionEvent(model=self._name, kind=ReactionKind.SUSPECT, record=self._record, arm=RaceArm.KEEP)]
+
+    def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]:
+        assert self._race is not None
+        self._race.score(batch, prediction)
+        if not self._race.finished:
+            self._race.learn(batch)
+            return []
+        race, self._race = self._race, None
+        self._rest()
+        verdict = race.verdict()
+        if verdict.won:  # the batch is not learned yet: the live model is about to, with the winner's state
+            self._model.restore(race.challengers[verdict.challenger].capture())
+            _scale_rate(self._model, 1.0)
+        return [
+            ReactionEvent(
+                model=self._name,
+                kind=ReactionKind.CONFIRM if verdict.won else ReactionKind.ROLLBACK,
+                record=self._record,
+                arm=verdict.challenger if verdict.won else RaceArm.KEEP,
+                challenger=verdict.challenger,
+                margin=verdict.margin,
+                statistic=verdict.statistic,
+            )
+        ]
+
+    def _challengers(self) -> dict[RaceArm, Model]:
+        """Newly built for the race of this number."""
+        arms: dict[RaceArm, Model] = {RaceArm.FRESH: self._twin_of(self._name, self._races)}
+        if isinstance(self._model, HasRate):
+            arms[RaceArm.RATE_UP] = self._twin_of(self._name, 0)
+        return arms
+
+    def capture(self) -> State:
+        own = State(values={**super().capture().values, "races": self._races})
+        return State.join({"own": own} | ({"race": self._race.capture()} if self._race else {}))
+
+    def restore(self, state: State) -> None:
+        own = state.part("own")
+        super().restore(own)
+        self._races, self._race = own.values["races"], None
+        if "race" in state.values:
+            self._race = Race(self._challengers(), self._options)
+            self._race.restore(state.part("race"))
+
+
+def _scale_rate(model: Model, factor: float) -> None:
+    if isinstance(model, HasRate):
+        model.scale_rate(factor)
