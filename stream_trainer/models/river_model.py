@@ -1,9 +1,9 @@
 """A River estimator, or a pipeline of them, as a model that takes batches: record by record, in arrival order.
 
 Legend: N = records, K = classes. A record reaches River as a dict: numbers as floats, left out when missing; a category
-as its bucket in a string, so that trees take it as nominal; the values of an array feature under "name[0]", "name[1]",
-... The target is the index of the class, an int: binary estimators need 0 and 1, and sets of ints have the same order
-in every process, so runs repeat.
+as its bucket in a string, so that trees take it as nominal, or as {"name=bucket": 1.0} for models that want numbers;
+the values of an array feature under "name[0]", "name[1]", ... The target is the index of the class, an int: binary
+estimators need 0 and 1, and sets of ints have the same order in every process, so runs repeat.
 Refused: a checkpoint of another River version, for its pickles do not survive one. Not here: `learn_many`: it wants a
 data frame, few estimators have it, and one step on a mean is not n steps.
 """
@@ -101,8 +101,8 @@ class RiverModel:
     def _failure(self, method: str, error: Exception, row: dict[str, Any]) -> ModelError:
         return ModelError(
             f"{type(self.estimator).__name__}.{method} raised {type(error).__name__}: {error}, at record {row}. "
-            "If it wants numbers: categories are strings here, so put river.preprocessing.OneHotEncoder before linear "
-            "parts, and leaf_prediction: mean into regression trees. Go on from the last checkpoint."
+            "If it wants numbers: categories are strings here, so set river.categories: one_hot for linear parts, and "
+            "leaf_prediction: mean for regression trees. Go on from the last checkpoint."
         )
 
     def _rows(self, batch: Batch) -> Iterator[dict[str, Any]]:
@@ -115,8 +115,11 @@ class RiverModel:
             row: dict[str, Any] = dict(zip(self._number_names, numbers))
             if missing is not None and any(missing[i]):
                 row = {name: value for (name, value), absent in zip(row.items(), missing[i]) if not absent}
-            if self._category_names:
-                row.update(zip(self._category_names, map(str, batch.category_NC[i].tolist())))
+            buckets = zip(self._category_names, batch.category_NC[i].tolist())
+            if self.options.categories == "one_hot":
+                row.update((f"{name}={bucket}", 1.0) for name, bucket in buckets)
+            else:
+                row.update((name, str(bucket)) for name, bucket in buckets)
             for array_names, array in zip(self._array_names, arrays):
                 row.update(zip(array_names, array[i].ravel().tolist()))
             yield row

@@ -31,6 +31,7 @@ class RiverOptions:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pipeline: Sequence[str | Mapping[str, Any]] = ()
     inputs: str = "raw"  # "standardised": numbers and arrays as the networks get them
+    categories: str = "bucket"  # "one_hot": a key of its own with the value 1, for models that want numbers
     input_half_life_records: float = 10_000  # as in TorchOptions
     input_abs_max: float = 10.0
     seed: int = 0  # for every part that takes a `seed` and was given none, so that runs repeat
@@ -42,6 +43,8 @@ class RiverOptions:
             raise ConfigError("river.parameters belongs to river.estimator; give each pipeline step its own.")
         if self.inputs not in ("raw", "standardised"):
             raise ConfigError(f"river.inputs is {self.inputs!r}; known inputs: raw, standardised.")
+        if self.categories not in ("bucket", "one_hot"):
+            raise ConfigError(f"river.categories is {self.categories!r}; known forms: bucket, one_hot.")
 
 
 def build_estimator(schema: Schema, options: RiverOptions) -> Any:

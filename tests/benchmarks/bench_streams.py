@@ -24,19 +24,14 @@ from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 
 ROOT = Path(__file__).parents[2]
 NORMS = ("none", "layer", "batch_renorm", "adaptive_batch_renorm")
-LINEAR = [
-    "river.preprocessing.OneHotEncoder",
-    "river.preprocessing.StandardScaler",
-    "river.linear_model.LogisticRegression",
-]
 
 
-def models(categories: bool) -> dict[str, Any]:
-    linear = LINEAR if categories else LINEAR[1:]
+def models() -> dict[str, Any]:
+    linear = {"estimator": "river.linear_model.LogisticRegression", "inputs": "standardised", "categories": "one_hot"}
     return {
         **{f"mlp_{norm}": {"torch": {"net": "mlp", "hidden": [64, 32], "norm": norm}} for norm in NORMS},
         "river_tree": {"river": {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier"}},
-        "river_logistic": {"river": {"pipeline": linear}},
+        "river_logistic": {"river": linear},
     }
 
 
@@ -62,7 +57,7 @@ def run(schema: dict[str, Any], path: Path, batch: int) -> dict[str, dict[str, f
             "source": {"file": {"path": str(path)}},
             "schema": schema,
             "batch": {"records_max": batch},
-            "models": models(any("category" in str(kind) for kind in schema["features"].values())),
+            "models": models(),
             "drift": {"error": "none", "features": "none"},
         },
         "bench",

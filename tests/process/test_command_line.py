@@ -147,7 +147,7 @@ def test_a_model_that_cannot_take_these_records_is_found_by_validate(start, conf
     code, _ = process.end()
 
     assert code == 2
-    assert "put river.preprocessing.OneHotEncoder before linear parts" in process.log.read_text()
+    assert "set river.categories: one_hot for linear parts" in process.log.read_text()
 
 
 def test_lost_data_exits_3(start, config, events):

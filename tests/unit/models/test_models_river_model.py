@@ -200,8 +200,20 @@ def test_an_estimator_that_raises_is_named_with_the_record_and_the_fix():
     """The commonest case: a linear model is given strings."""
     model = build_model(REGRESSION, "river", RiverOptions(estimator="river.linear_model.LinearRegression"))
 
-    with pytest.raises(ModelError, match=r"LinearRegression.learn_one raised TypeError.*OneHotEncoder before linear"):
+    with pytest.raises(ModelError, match=r"LinearRegression.learn_one raised TypeError.*categories: one_hot"):
         model.learn(records(REGRESSION, 1))
+
+
+def test_a_linear_model_takes_categories_as_numbers_when_told_to():
+    """One weight a bucket; and nothing but numbers reaches it."""
+    options = RiverOptions(estimator="river.linear_model.LinearRegression", inputs="standardised", categories="one_hot")
+    model = build_model(REGRESSION, "river", options)
+    batch = records(REGRESSION, 50)
+    model.learn(batch)
+
+    (name,) = {feature.name for feature in REGRESSION.categories}
+    seen = {f"{name}={bucket}" for bucket in batch.category_NC[:, 0].tolist()}
+    assert seen == {key for key in model.estimator.weights if "=" in key}
 
 
 @pytest.mark.parametrize(
