@@ -9,6 +9,8 @@ from stream_trainer.types import Positions, RecordChunk, Reject, TopicPartition
 
 __all__ = ["ListSource", "ManualClock", "MemoryDeadLetters", "chunk_of"]
 
+ONLY_PARTITION = TopicPartition("list", 0)
+
 
 class ManualClock:
     """Stands still until moved.
@@ -33,7 +35,7 @@ class ManualClock:
 
 
 def chunk_of(
-    values: Sequence[bytes | None], *, first_offset: int = 0, partition: TopicPartition = TopicPartition("list", 0)
+    values: Sequence[bytes | None], *, first_offset: int = 0, partition: TopicPartition = ONLY_PARTITION
 ) -> RecordChunk:
     """Consecutive records without keys, headers or times."""
     n = len(values)
