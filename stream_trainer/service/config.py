@@ -208,6 +208,8 @@ class RunConfig(Strict):
         dumped = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         parts = {name: dumped.get(name, {}) for name in ("schema", "drift", "scores")}
         parts["schema"].pop("record_bytes_max", None)
+        if parts["drift"].get("reaction") in ("none", "alert"):  # a matter of the log, not of the state
+            parts["drift"].pop("reaction")
         parts.update({f"models.{name}": model for name, model in dumped["models"].items()})
         return {name: _hash(part) for name, part in parts.items()}
 

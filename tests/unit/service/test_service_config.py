@@ -143,6 +143,7 @@ def test_what_makes_saved_state_meaningless_changes_the_identity(write):
 
     assert {"schema", "drift", "scores", "models.mlp"} == ours.keys()
     same = ["batch.records_max=9", "telemetry.port=0", "checkpoint.directory=x", "schema.record_bytes_max=99"]
+    same.append("drift.reaction=none")
     assert ours == load_config(path, same).identity()
     for override, part in [
         ("models.mlp.torch.norm=rms", "models.mlp"),
