@@ -69,7 +69,7 @@ class FileDeadLetters:
         self._file.close()
 
     def _open(self) -> BinaryIO:
-        file = open(self._path, "a+b")  # noqa: SIM115  closed in close() and _rotate()
+        file = open(self._path, "a+b", opener=_private)  # noqa: SIM115  closed in close() and _rotate()
         # A crash may leave half a line. It was never flushed, so its record comes again: cut it off.
         end = file.seek(0, os.SEEK_END)
         file.truncate(end - _bytes_after_last_newline(file, end))
@@ -176,6 +176,11 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 # ---------------------------------------------------------------- a topic
+
+
+def _private(path: str, flags: int) -> int:
+    """Readable by this user alone: the letters hold what the records held."""
+    return os.open(path, flags, 0o600)
 
 
 class TopicDeadLetters:

@@ -161,3 +161,11 @@ def test_a_record_that_is_not_acknowledged_stops_the_checkpoint():
 
     with pytest.raises(StreamTrainerError, match="not acknowledged by topic dead: MessageSizeTooLargeError"):
         letters.flush()
+
+
+def test_nobody_else_can_read_the_file(tmp_path):
+    """Dead letters hold whole records, and records hold what people typed."""
+    letters = FileDeadLetters(tmp_path / "dead.jsonl")
+    letters.close()
+
+    assert 0o600 == (tmp_path / "dead.jsonl").stat().st_mode & 0o777
