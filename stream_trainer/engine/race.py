@@ -1,13 +1,15 @@
 """A race: challengers learn the same live batches as the model they want to replace, and only losses count.
 
-What is compared are losses on the same records, each predicted before it was learned, summed over blocks of 64: a block
-is long enough to average the noise of single records, and as its grid is counted in records, no cut of the batches
-changes it. The first half of a race is practice, for a new network is bad before it can be good; the second half
-decides. A challenger wins if both hold, so that a needless exchange is rare:
+What is compared are losses on the same records, each predicted before it was learned, summed over blocks of 32: the
+grid is counted in records, so no cut of the batches changes it. There is a look after 512 records, 1,024, 2,048, ...:
+what a challenger is worth right after a drift is gone when the live model has caught up. At a look the first half of
+the records is practice, for a new network is bad before it can be good; the second half decides. A challenger wins if
+both hold, so that a needless exchange is rare:
     saved share     mean(d) / mean(loss of keep) >= margin_min,   d = loss of keep - its own, per block
     significance    mean(d) / (sd(d) / sqrt(blocks)) >= statistic_min
-Of several winners the one that saved most. Loss: -log of the probability given to the true class, cut off at 6.9, or
-the absolute error of a number.
+Of several winners the one that saved most. It becomes the live model, and the others race that one until the records of
+the race are over. Loss: -log of the probability given to the true class, cut off at 6.9, or the absolute error of a
+number.
 Not here: when a race begins, and what follows from its verdict (reaction.py).
 Shape suffixes: N = records, A = arms (keep first), B = blocks.
 Source for racing in place of resetting: Tahmasbi et al., "DriftSurf", ICML 2021.
@@ -25,7 +27,8 @@ from stream_trainer.types import Batch, Prediction, RaceArm, State
 
 __all__ = ["Race", "RaceOptions", "Verdict", "losses"]
 
-BLOCK_RECORDS = 64
+BLOCK_RECORDS = 32
+LOOK_RECORDS = 512  # of the first look: 8 blocks decide
 PROBABILITY_MIN = 1e-3  # one record that a model was wrongly sure of costs 6.9: it must not decide a race alone
 
 
@@ -33,16 +36,16 @@ PROBABILITY_MIN = 1e-3  # one record that a model was wrongly sure of costs 6.9:
 class RaceOptions:
     """How long, how sure, and how seldom."""
 
-    records: int = 4096  # after half of it a small network is past its worst; the price is 3x learning meanwhile
+    records: int = 4096  # what no challenger gained by then none will; the price is 3x learning meanwhile
     batches_min: int = 16  # a batch is predicted before any of it is learned: in one huge batch nobody could win
     rate_factor: float = 5.0  # for rate_up: measured best of the simple boosts at a low base rate
     margin_min: float = 0.02  # share of the loss: a smaller gain does not pay for what the live model still knows
-    statistic_min: float = 3.0  # standard errors: by chance alone about 1 race in 500 per challenger
+    statistic_min: float = 4.0  # standard errors: by chance alone 1 in 400 at the first look, 1 in 10,000 at the last
     cooldown_records: int = 4096  # as long as a race: an excited detector can have half of all records raced, not more
 
     def __post_init__(self) -> None:
         checks = [
-            ("records", self.records, self.records >= 16 * BLOCK_RECORDS, f"at least {16 * BLOCK_RECORDS}"),
+            ("records", self.records, self.records >= LOOK_RECORDS, f"at least {LOOK_RECORDS}"),
             ("batches_min", self.batches_min, self.batches_min >= 1, "at least 1"),
             ("rate_factor", self.rate_factor, 1 < self.rate_factor < 1e6, "more than 1"),
             ("margin_min", self.margin_min, 0 <= self.margin_min < 1, "0 or more, below 1"),
@@ -71,13 +74,28 @@ class Race:
 
     def __init__(self, challengers: Mapping[RaceArm, Model], options: RaceOptions) -> None:
         self.challengers, self._options = dict(challengers), options
-        self._records = self._batches = 0  # scored
-        self._sums_AB = np.zeros((1 + len(self.challengers), 0))
-        self._pending_AN = np.zeros((1 + len(self.challengers), 0))  # losses of the block that has begun
+        self._records = self._batches = 0  # scored since the race began
+        self.exchanges = 0  # times that a challenger took the live model's place
+        self._forget()
+
+    def _forget(self) -> None:
+        arms = 1 + len(self.challengers)
+        self._sums_AB = np.zeros((arms, 0))
+        self._pending_AN = np.zeros((arms, 0))  # losses of the block that has begun
+        self._next_look = LOOK_RECORDS
 
     @property
     def finished(self) -> bool:
         return self._records >= self._options.records and self._batches >= self._options.batches_min
+
+    @property
+    def look_due(self) -> bool:
+        """Is there a verdict to be asked for? Once more when the race is over; never without challengers."""
+        return bool(self.challengers) and (self.finished or self._compared >= self._next_look)
+
+    @property
+    def _compared(self) -> int:
+        return self._sums_AB.shape[1] * BLOCK_RECORDS + self._pending_AN.shape[1]
 
     def score(self, batch: Batch, live: Prediction) -> None:
         """Let the challengers predict a batch that nobody has learned, and note what it cost everybody."""
@@ -97,13 +115,21 @@ class Race:
 
     def verdict(self) -> Verdict:
         """Of the second half of the blocks. A challenger without finite losses is never the best."""
+        while self._next_look <= self._compared:
+            self._next_look *= 2
         keep_B, *others = self._sums_AB[:, self._sums_AB.shape[1] // 2 :]
         verdicts = [self._judge(arm, keep_B, other_B) for arm, other_B in zip(self.challengers, others)]
         return max(verdicts, key=lambda verdict: (verdict.won, verdict.margin))
 
+    def exchanged(self, winner: RaceArm) -> None:
+        """The winner is the live model now and no challenger any more; comparisons begin anew."""
+        self.exchanges += 1
+        del self.challengers[winner]
+        self._forget()
+
     def _judge(self, arm: RaceArm, keep_B: np.ndarray, other_B: np.ndarray) -> Verdict:
         saved_B = keep_B - other_B
-        if not np.isfinite(saved_B).all():
+        if len(saved_B) < LOOK_RECORDS // BLOCK_RECORDS // 2 or not np.isfinite(saved_B).all():
             return Verdict(arm, -np.inf, -np.inf, won=False)
         saved, error = float(saved_B.mean()), float(saved_B.std(ddof=1)) / len(saved_B) ** 0.5
         if saved == 0.0:
@@ -118,7 +144,12 @@ class Race:
     def capture(self) -> State:
         own = State(
             arrays={"sums": self._sums_AB.copy(), "pending": self._pending_AN.copy()},
-            values={"records": self._records, "batches": self._batches},
+            values={
+                "records": self._records,
+                "batches": self._batches,
+                "exchanges": self.exchanges,
+                "next_look": self._next_look,
+            },
         )
         return State.join({"own": own, **{arm.value: model.capture() for arm, model in self.challengers.items()}})
 
@@ -127,6 +158,7 @@ class Race:
         self.challengers = {arm: model for arm, model in self.challengers.items() if arm.value in state.values}
         own = state.part("own")
         self._records, self._batches = own.values["records"], own.values["batches"]
+        self.exchanges, self._next_look = own.values["exchanges"], own.values["next_look"]
         self._sums_AB = np.array(own.arrays["sums"], np.float64)
         self._pending_AN = np.array(own.arrays["pending"], np.float64)
         for arm, model in self.challengers.items():

@@ -4,7 +4,8 @@ An alarm counts if it is about the errors of a model and they got worse. No poli
 on a false alarm costs more than most drifts (measured: tests/benchmarks/drift_reaction_*.md).
     boost   the live model learns with a multiple of its rate, for a number of records
     race    suspect: challengers start beside the live model, which goes on serving; all learn the same batches.
-            Then confirm: the winner's state becomes the live model's. Or rollback: the challengers are dropped.
+            Then confirm: the winner's state becomes the live model's, its rate too, until the race is over. Or
+            rollback: the challengers are dropped, none of them having won.
 During a boost or a race, and for a cool-down after it, alarms of that model are not acted upon. A function of the
 batches and nothing else; all of it is in the snapshot, so a crash in mid-race resumes the race.
 Refused: `boost` changes nothing for a model without a rate, River's for example; its race has the arm fresh only.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stream_trainer.contracts import Model
-from stream_trainer.engine.race import Race, RaceOptions
+from stream_trainer.engine.race import Race, RaceOptions, Verdict
 from stream_trainer.errors import CheckpointError, ConfigError
 from stream_trainer.types import Alarm, Batch, Direction, Prediction, RaceArm, ReactionEvent, ReactionKind, State
 
@@ -199,37 +200,53 @@ class _RaceDesk(_Desk):
     def _begin(self, batch: Batch) -> list[ReactionEvent]:
         """From the live model as it stands, before it learns the batch of the alarm: all arms learn the same."""
         self._races += 1
-        challengers = self._challengers()
-        if RaceArm.RATE_UP in challengers:
-            challengers[RaceArm.RATE_UP].restore(self._model.capture())
-            _scale_rate(challengers[RaceArm.RATE_UP], self._options.rate_factor)
-        self._race = Race(challengers, self._options)
+        self._race = Race(self._challengers(), self._options)
+        self._renew_rate_up(self._race)
         self._race.learn(batch)
         return [ReactionEvent(model=self._name, kind=ReactionKind.SUSPECT, record=self._record, arm=RaceArm.KEEP)]
 
     def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]:
-        assert self._race is not None
-        self._race.score(batch, prediction)
-        if not self._race.finished:
-            self._race.learn(batch)
-            return []
-        race, self._race = self._race, None
-        self._rest()
-        verdict = race.verdict()
-        if verdict.won:  # the batch is not learned yet: the live model is about to, with the winner's state
-            self._model.restore(race.challengers[verdict.challenger].capture())
+        """The batch is not learned yet: whoever wins now learns it next, as the live model."""
+        race = self._race
+        assert race is not None
+        race.score(batch, prediction)
+        events = self._look(race) if race.look_due else []
+        if race.finished:
+            self._race = None
+            self._rest()
             _scale_rate(self._model, 1.0)
-        return [
-            ReactionEvent(
-                model=self._name,
-                kind=ReactionKind.CONFIRM if verdict.won else ReactionKind.ROLLBACK,
-                record=self._record,
-                arm=verdict.challenger if verdict.won else RaceArm.KEEP,
-                challenger=verdict.challenger,
-                margin=verdict.margin,
-                statistic=verdict.statistic,
-            )
-        ]
+        else:
+            race.learn(batch)
+        return events
+
+    def _look(self, race: Race) -> list[ReactionEvent]:
+        verdict = race.verdict()
+        if verdict.won:
+            self._model.restore(race.challengers[verdict.challenger].capture())
+            race.exchanged(verdict.challenger)
+            self._renew_rate_up(race)
+            return [self._told(ReactionKind.CONFIRM, verdict.challenger, verdict)]
+        if race.finished and not race.exchanges:
+            return [self._told(ReactionKind.ROLLBACK, RaceArm.KEEP, verdict)]
+        return []
+
+    def _renew_rate_up(self, race: Race) -> None:
+        """A copy of the live model as it stands, with a raised rate."""
+        if RaceArm.RATE_UP in race.challengers:
+            challenger = race.challengers[RaceArm.RATE_UP]
+            challenger.restore(self._model.capture())
+            _scale_rate(challenger, self._options.rate_factor)
+
+    def _told(self, kind: ReactionKind, arm: RaceArm, verdict: Verdict) -> ReactionEvent:
+        return ReactionEvent(
+            model=self._name,
+            kind=kind,
+            record=self._record,
+            arm=arm,
+            challenger=verdict.challenger,
+            margin=verdict.margin,
+            statistic=verdict.statistic,
+        )
 
     def _challengers(self) -> dict[RaceArm, Model]:
         """Newly built for the race of this number."""
