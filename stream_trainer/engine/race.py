@@ -1,14 +1,14 @@
 """A race: challengers learn the same live batches as the model they want to replace, and only losses count.
 
-What is compared are losses on the same records, each predicted before it was learned, summed over blocks of 32: the
-grid is counted in records, so no cut of the batches changes it. There is a look after 512 records, 1,024, 2,048, ...:
+What is compared are losses on the same records, each predicted before it was learned, summed over blocks of 16: the
+grid is counted in records, so no cut of the batches changes it. There is a look after 256 records, 512, 1,024, ...:
 what a challenger is worth right after a drift is gone when the live model has caught up. At a look the first half of
 the records is practice, for a new network is bad before it can be good; the second half decides. A challenger wins if
 both hold, so that a needless exchange is rare:
     saved share     mean(d) / mean(loss of keep) >= margin_min,   d = loss of keep - its own, per block
     significance    mean(d) / (sd(d) / sqrt(blocks)) >= statistic_min
 Of several winners the one that saved most. It becomes the live model, and the others race that one until the records of
-the race are over. Loss: -log of the probability given to the true class, cut off at 6.9, or the absolute error of a
+the race are over. Loss: -log of the probability given to the true class, cut off at 3, or the absolute error of a
 number.
 Not here: when a race begins, and what follows from its verdict (reaction.py).
 Shape suffixes: N = records, A = arms (keep first), B = blocks.
@@ -27,9 +27,9 @@ from stream_trainer.types import Batch, Prediction, RaceArm, State
 
 __all__ = ["Race", "RaceOptions", "Verdict", "losses"]
 
-BLOCK_RECORDS = 32
-LOOK_RECORDS = 512  # of the first look: 8 blocks decide
-PROBABILITY_MIN = 1e-3  # one record that a model was wrongly sure of costs 6.9: it must not decide a race alone
+BLOCK_RECORDS = 16
+LOOK_RECORDS = 256  # of the first look: 8 blocks decide
+PROBABILITY_MIN = 0.05  # one record that a model was wrongly sure of costs 3: it must not decide a race alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class RaceOptions:
     batches_min: int = 16  # a batch is predicted before any of it is learned: in one huge batch nobody could win
     rate_factor: float = 5.0  # for rate_up: measured best of the simple boosts at a low base rate
     margin_min: float = 0.02  # share of the loss: a smaller gain does not pay for what the live model still knows
-    statistic_min: float = 4.0  # standard errors: by chance alone 1 in 400 at the first look, 1 in 10,000 at the last
+    statistic_min: float = 3.5  # standard errors: by chance alone 1 in 200 at the first look, 1 in 3,000 at the last
     cooldown_records: int = 4096  # as long as a race: an excited detector can have half of all records raced, not more
 
     def __post_init__(self) -> None:
@@ -169,7 +169,7 @@ def losses(y_N: np.ndarray, prediction: Prediction) -> np.ndarray:
     """What each record cost, (N,) float64; NaN where the prediction is.
 
     >>> losses(np.array([1, 0]), np.array([[0.5, 0.5], [0.0, 1.0]])).round(2).tolist()
-    [0.69, 6.91]
+    [0.69, 3.0]
     """
     prediction = np.asarray(prediction, np.float64)
     if prediction.ndim == 1:

@@ -141,7 +141,7 @@ def test_the_loss_of_a_number_is_its_absolute_error():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"records": 500}, {"rate_factor": 1.0}, {"margin_min": 1.0}, {"statistic_min": 0.0}, {"batches_min": 0}]
+    "wrong", [{"records": 200}, {"rate_factor": 1.0}, {"margin_min": 1.0}, {"statistic_min": 0.0}, {"batches_min": 0}]
 )
 def test_an_option_out_of_range_is_named(wrong):
     """By its path in the configuration."""
