@@ -135,6 +135,27 @@ def test_a_changed_learning_rate_survives_a_restart():
     assert twin.learn(records(MIXED, 8)).learning_rate == 0.005
 
 
+@pytest.mark.parametrize("optimizer", ["stream_adamw", "adam"])
+def test_a_scaled_rate_survives_a_restart_and_ends_without_a_trace(optimizer):
+    """The groups hold the base rate throughout: multiplied and divided it would not come back to the last bit."""
+    batch = records(NUMBERS, 16)
+    model, twin = build(NUMBERS, optimizer=optimizer), build(NUMBERS, optimizer=optimizer)
+    base = model.learn(batch).learning_rate
+    model.scale_rate(3.0)
+    twin.restore(as_saved(model.capture()))
+
+    assert [3 * base] * 2 == [m.learn(batch).learning_rate for m in (model, twin)]
+    model.scale_rate(1.0)
+    assert base == model.learn(batch).learning_rate
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_cannot_be_scaled_by_what_is_no_factor(factor):
+    """It would stop the learning, or end it."""
+    with pytest.raises(ConfigError, match="expected a finite factor above 0"):
+        build(NUMBERS).scale_rate(factor)
+
+
 def test_equal_seeds_repeat_and_others_do_not():
     """A run can be rebuilt from its configuration, whatever else in the process draws random numbers."""
 

@@ -23,6 +23,9 @@ from stream_trainer.types import (
     Direction,
     LearnReport,
     ModelReport,
+    RaceArm,
+    ReactionEvent,
+    ReactionKind,
     Reject,
     RejectReason,
     StepReport,
@@ -354,3 +357,14 @@ def test_the_table_names_every_metric_once():
 
     assert [family.name for family in METRICS] == names
     assert len(set(names)) == len(names)
+
+
+def test_a_reaction_is_counted_by_what_happened_and_who_serves_then(metrics):
+    """An exchange that nobody can find afterwards would be a mystery in the scores."""
+    event = ReactionEvent(model="mlp", kind=ReactionKind.CONFIRM, record=512, arm=RaceArm.FRESH)
+    observe(metrics, events=(event,))
+    metrics.observe_races({"mlp": True, "tree": False})
+
+    assert value(metrics, "reactions_total", model="mlp", event="confirm", arm="fresh") == 1.0
+    assert value(metrics, "reactions_total", model="mlp", event="rollback", arm="keep") == 0.0
+    assert [1.0, 0.0] == [value(metrics, "race_active", model=model) for model in ("mlp", "tree")]
