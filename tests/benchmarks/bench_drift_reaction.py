@@ -108,8 +108,8 @@ class BlindReset:
         return ()
 
 
-def run(kind: str, policy: str, seed: int, rate: float, options: RaceOptions) -> tuple[float, float, Counter, float]:
-    """Error over the stream, over the 2,000 records after each change, events, seconds."""
+def run(kind: str, policy: str, seed: int, rate: float, options: RaceOptions) -> tuple[float, float, Counter]:
+    """Error over the stream, over the 2,000 records after each change, and events."""
 
     def twin_of(name: str, number: int) -> TorchModel:
         optimizer = {"stream_adamw": {"lr": rate}}
@@ -127,16 +127,15 @@ def run(kind: str, policy: str, seed: int, rate: float, options: RaceOptions) ->
     monitor = DriftMonitor(DriftOptions(features="none"), SCHEMA, ["m"])
     drift = Forced(FORCED_EVERY) if kind == "none" else monitor
     trainer = Trainer({"m": model}, Prequential(SCHEMA.target, ["m"]), drift, perf_counter, reaction)
-    errors, events, started_s = [], Counter(), perf_counter()
+    errors, events = [], Counter()
     for batch in cut(stream(kind, seed)):
         reports, alarms, told = trainer.step(batch)
         errors.append(reports["m"].error * len(batch))
         events.update(f"{event.kind.value} {event.arm.value}" for event in told)
         events["alarm"] += len(alarms)
-    seconds = perf_counter() - started_s
     window = 2_000 // BATCH
     after = [np.sum(errors[c // BATCH : c // BATCH + window]) / (window * BATCH) for c in changes]
-    return float(np.sum(errors)) / (CONCEPT_RECORDS * CONCEPTS), float(np.mean(after or [np.nan])), events, seconds
+    return float(np.sum(errors)) / (CONCEPT_RECORDS * CONCEPTS), float(np.mean(after or [np.nan])), events
 
 
 def main() -> None:
@@ -158,8 +157,8 @@ def main() -> None:
         cooldown_records=chosen.cooldown_records,
     )
     print(f"{date.today()}, {platform.machine()}, torch {torch.__version__}, {chosen.seeds} seeds, {options}\n")
-    print("| stream | rate | policy | error | relative to none | first 2,000 after | alarms | events | time / none |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| stream | rate | policy | error | relative to none | first 2,000 after | alarms | events |")
+    print("|---|---|---|---|---|---|---|---|")
     for kind in chosen.streams:
         for rate in chosen.rates:
             base: list = []
@@ -172,10 +171,9 @@ def main() -> None:
                 alarms = events.pop("alarm", 0)
                 told = ", ".join(f"{name} {count}" for name, count in sorted(events.items())) or "-"
                 first = np.mean([r[1] for r in runs])
-                time = sum(r[3] for r in runs) / sum(r[3] for r in base)
                 print(
                     f"| {kind} | {rate:g} | {policy} | {np.mean([r[0] for r in runs]):.4f} | {share.mean():+.1%} "
-                    f"± {spread:.1%} | {'-' if np.isnan(first) else f'{first:.3f}'} | {alarms} | {told} | {time:.2f} |",
+                    f"± {spread:.1%} | {'-' if np.isnan(first) else f'{first:.3f}'} | {alarms} | {told} |",
                     flush=True,
                 )
 
