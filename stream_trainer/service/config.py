@@ -177,8 +177,9 @@ class TelemetryConfig(Strict):
 
 
 class LimitsConfig(Strict):
-    """How long things may take before someone steps in."""
+    """How long things may take before someone steps in, and how much of the machine we take."""
 
+    torch_threads: int = Field(default=1, ge=1)  # at these batch sizes a second thread costs more than it brings
     stop_s_max: float = Field(default=25, gt=0)  # below the 30 s that Kubernetes waits before it kills
     turn_s_max: float = Field(
         default=120, gt=0

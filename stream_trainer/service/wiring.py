@@ -61,6 +61,7 @@ def assemble(
         dead_letters: instead of the configured ones.
     """
     clock = clock or SystemClock()
+    torch.set_num_threads(config.limits.torch_threads)
     with ExitStack() as stack:
         if replay is not None:
             # Nothing arrives from a finished file, so nothing can be old: cut by count, the same cut in every replay.
