@@ -32,7 +32,7 @@ from stream_trainer.types import StepReport
 __all__ = ["run_demo"]
 
 log = logging.getLogger(__name__)
-PARTITIONS = 3
+PARTITIONS = 1  # the order of scheduled departure is kept within a partition only
 
 
 class _Feeding(Observer):
