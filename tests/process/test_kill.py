@@ -1,6 +1,7 @@
 """kill -9, for real: no record lost, none learned twice, and the state is the one that the journal gives (P2, P3)."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,16 @@ def write_config(tmp_path: Path, **changes) -> Path:
 
 
 def test_after_kill_9_the_journal_rebuilds_the_same_bits(start, tmp_path, events):
-    """Batches cut by age, in two lives: their like will not come again, and still the state can be computed again."""
+    """Batches cut by age, in two lives, a drift and a race of challengers among them: their like will not come again,
+    and still the state can be computed again."""
     models = {
         "mlp": {"torch": {"net": "mlp", "hidden": [16, 8], "dropout": 0.1}},
         "tree": {"river": {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier"}},
     }
-    path = write_config(tmp_path, models=models)
-    events = events[:4_000]
+    path = write_config(tmp_path, models=models, drift={"reaction": "race"})
+    other = {b"true": b"false", b"false": b"true"}  # from the middle on the opposite is true: an alarm, and a race
+    turned = [re.sub(b"true|false", lambda found: other[found.group()], event) for event in events[2_000:4_000]]
+    events = [*events[:2_000], *turned]
     first = start("run", path)
     for begin, end in [(0, 41), (41, 700), (700, 709), (709, 2_000), (2_000, 2_003)]:
         first.feed(events[begin:end], then_close=False)
@@ -55,6 +59,7 @@ def test_after_kill_9_the_journal_rebuilds_the_same_bits(start, tmp_path, events
     assert {name: model["state_sha256"] for name, model in summary["models"].items()} == {
         name: model["state_sha256"] for name, model in rebuilt["models"].items()
     }
+    assert summary["alarms"] >= 1, "or nothing raced"
     assert summary["batches"] > 4_000 / 64 + 3, "or nothing was cut by age, and a cut by count would pass, too"
 
 
