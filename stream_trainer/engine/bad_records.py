@@ -8,7 +8,10 @@ from collections import deque
 
 from stream_trainer.errors import TooManyBadRecords
 
-__all__ = ["BadRecordLimit"]
+__all__ = ["RATIO_MAX", "WINDOW_RECORDS", "BadRecordLimit"]
+
+RATIO_MAX = 0.5  # half of the stream is no accident, and less may be one noisy producer among many
+WINDOW_RECORDS = 10_000
 
 
 class BadRecordLimit:
@@ -20,7 +23,7 @@ class BadRecordLimit:
     0.5
     """
 
-    def __init__(self, *, ratio_max: float, window_records: int) -> None:
+    def __init__(self, *, ratio_max: float = RATIO_MAX, window_records: int = WINDOW_RECORDS) -> None:
         self.ratio_max, self.window_records = ratio_max, window_records
         self._batches: deque[tuple[int, int]] = deque()
         self._records = self._rejected = 0

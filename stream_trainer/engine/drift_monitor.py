@@ -10,15 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stream_trainer.contracts import DriftDetector, Stateful
-from stream_trainer.drift import build_detector
-from stream_trainer.drift.distances import DISTANCES
-from stream_trainer.drift.histograms import HistogramOptions
+from stream_trainer.contracts import Stateful
+from stream_trainer.drift import build_error_signal, build_feature_signal
 from stream_trainer.drift.restoring import part_of
 from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal, Score
 from stream_trainer.engine.reaction import REACTIONS, ReactionOptions
 from stream_trainer.errors import ConfigError
-from stream_trainer.schema import Schema, Target, TargetKind
+from stream_trainer.schema import NumberFeature, Schema, Target
 from stream_trainer.types import Alarm, Batch, Prediction, State
 
 __all__ = ["DriftMonitor", "DriftOptions"]
@@ -37,27 +35,20 @@ class DriftOptions:
     reaction: Choice = "alert"  # none: metrics only; alert: a line in the log too; boost, race: see reaction.py
 
     def __post_init__(self) -> None:
-        self.build_error_detector(Target.binary("any"))
-        self.feature_options()
+        """What cannot be built is refused now, not when the run starts."""
+        target = Target.binary("any")
+        self.error_signal("any", target)
+        self.feature_signal(Schema(numbers=(NumberFeature(name="a number"),), target=target))
         self.reaction_options()
 
-    def build_error_detector(self, target: Target) -> DriftDetector:
+    def error_signal(self, model: str, target: Target) -> ErrorSignal:
         name, options = _name_and_options("error", self.error)
-        if name == "weighted_adwin" and target.kind is TargetKind.NUMBER:
-            options = {"value_max": None, **options}  # absolute errors have no bound that is known beforehand
-        return build_detector(name, **options)
+        return build_error_signal(model, target, name, **options)
 
-    def feature_options(self) -> HistogramOptions | None:
+    def feature_signal(self, schema: Schema) -> FeatureSignal | None:
         """None: features are not watched."""
         name, options = _name_and_options("features", self.features)
-        if name == "none":
-            return None
-        if name not in DISTANCES:
-            raise ConfigError(f"drift.features is {name!r}; known: none, {', '.join(sorted(DISTANCES))}.")
-        try:
-            return HistogramOptions(distance=name, **options)
-        except TypeError as error:
-            raise ConfigError(f"drift.features.{name}: {error}") from error
+        return None if name == "none" else build_feature_signal(schema, name, **options)
 
     @property
     def reaction_policy(self) -> str:
@@ -83,10 +74,10 @@ class DriftMonitor:
     """Turns what the trainer has into alarms, and remembers how many there were."""
 
     def __init__(self, options: DriftOptions, schema: Schema, models: Sequence[str]) -> None:
-        target, histograms = schema.target, options.feature_options()
+        target = schema.target
         self.alarms = 0  # over all restarts
-        self._errors = {name: ErrorSignal(name, options.build_error_detector(target)) for name in models}
-        self._features = FeatureSignal(schema, histograms) if histograms else None
+        self._errors = {name: options.error_signal(name, target) for name in models}
+        self._features = options.feature_signal(schema)
         self._predictions = {name: PredictionSignal(name, target) for name in models if options.predictions}
         self._labels = LabelSignal(target) if options.labels else None
 

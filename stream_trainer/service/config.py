@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from stream_trainer.engine.bad_records import RATIO_MAX, WINDOW_RECORDS
 from stream_trainer.engine.batcher import BatchPolicy, Growth
 from stream_trainer.engine.drift_monitor import DriftOptions
 from stream_trainer.errors import ConfigError
@@ -161,8 +162,8 @@ class DeadLetterConfig(Strict):
 
     file: Path | None = None
     topic: str | None = None
-    ratio_max: float = Field(default=0.5, gt=0, le=1)
-    window_records: int = Field(default=10_000, ge=1)
+    ratio_max: float = Field(default=RATIO_MAX, gt=0, le=1)
+    window_records: int = Field(default=WINDOW_RECORDS, ge=1)
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -130,13 +130,14 @@ def with_embedded_broker(config: RunConfig, broker: EmbeddedBroker, *, partition
 def _build_source(
     config: RunConfig, schema: Schema, replay: FileSource | None, clock: Clock, until_end: bool
 ) -> tuple[Source, Decoder]:
-    limits = {"record_bytes_max": config.schema_.record_bytes_max}
+    bytes_max = config.schema_.record_bytes_max
+    limits = {"record_bytes_max": bytes_max}
     if replay is None and config.source.kafka:
         source: Source = KafkaSource(config.source.kafka, clock)
         return UntilEnd(source) if until_end else source, build_decoder("json", schema, **limits)
     if replay is None:
         assert config.source.file is not None
-        replay = FileSource(config.source.file.path, config.source.file.format)
+        replay = FileSource(config.source.file.path, config.source.file.format, line_bytes_max=bytes_max)
     if replay.format == "csv":
         return replay, build_decoder("csv", schema, header=replay.header, **limits)
     return replay, build_decoder("json", schema, **limits)
@@ -178,7 +179,7 @@ def _producer_settings(client: Mapping[str, object]) -> dict[str, object]:
 
 def _build_bad_records(config: DeadLetterConfig | None) -> BadRecordLimit:
     if config is None:
-        return BadRecordLimit(ratio_max=0.5, window_records=10_000)
+        return BadRecordLimit()
     return BadRecordLimit(ratio_max=config.ratio_max, window_records=config.window_records)
 
 
