@@ -77,6 +77,7 @@ class Metrics:
         self._announce(models, features, signals)
         self._describe_build()
         self.observe_lifecycle("STARTING")
+        self.observe_races(dict.fromkeys(models, False))
         self.registry = registry if registry is not None else _own_registry()
         self.registry.register(self._series)
 

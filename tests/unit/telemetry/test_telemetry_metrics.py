@@ -363,6 +363,7 @@ def test_a_reaction_is_counted_by_what_happened_and_who_serves_then(metrics):
     """An exchange that nobody can find afterwards would be a mystery in the scores."""
     event = ReactionEvent(model="mlp", kind=ReactionKind.CONFIRM, record=512, arm=RaceArm.FRESH)
     observe(metrics, events=(event,))
+    assert value(metrics, "race_active", model="mlp") == 0.0  # before the first, so that no panel is empty
     metrics.observe_races({"mlp": True, "tree": False})
 
     assert value(metrics, "reactions_total", model="mlp", event="confirm", arm="fresh") == 1.0
