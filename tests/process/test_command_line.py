@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -190,17 +191,17 @@ def test_a_second_instance_exits_6(start, config, events):
     assert f"in use by process {first.popen.pid} on" in second.log.read_text()
 
 
-def test_a_second_signal_leaves_at_once(start, config, events, tmp_path):
-    """Even where the first one cannot be obeyed: here the source waits inside a read that no signal ends."""
-    process = start("run", config(), "--set", "limits.stop_s_max=0.5")
+def test_the_probes_answer_while_it_runs(start, config, events):
+    """Alive: the loop turns. Ready: checkpoint loaded, positions known."""
+    process = start("run", config())
     process.feed(events[:10], then_close=False)
     process.metric_reaches('stream_trainer_lifecycle_state{state="RUNNING"}', 1)
-    process.popen.send_signal(signal.SIGINT)
-    process.find_in_log(r"SIGINT: (finishing)")
-    process.popen.send_signal(signal.SIGINT)
-    code = process.popen.wait(60)
+    port = process.find_in_log(r"metrics on http://127.0.0.1:(\d+)/")
 
-    assert code in (0, 1)  # 0: it had left before the second one came
+    for probe in ("livez", "readyz"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{probe}", timeout=10) as response:
+            assert (200, {"ok": True, "reasons": []}) == (response.status, json.load(response))
+    assert 0 == process.end()[0]
 
 
 def test_checkpoints_can_be_listed_verified_and_shown(start, config, events, tmp_path):
