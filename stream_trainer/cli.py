@@ -89,7 +89,7 @@ def replay(
     from stream_trainer.service.config import load_config
     from stream_trainer.service.rebuild import rebuild
     from stream_trainer.service.runs import run_service
-    from stream_trainer.streams.files import FileSource
+    from stream_trainer.service.wiring import open_file
 
     if (file is None) == (journal is None):
         raise ConfigError("replay: expected exactly one of FILE and --journal DIR.")
@@ -97,7 +97,7 @@ def replay(
         raise ConfigError("replay: --until-step and --from-checkpoint belong to --journal.")
     loaded = load_config(config, overrides)
     if file is not None:
-        source = FileSource(file, format, line_bytes_max=loaded.schema_.record_bytes_max)
+        source = open_file(loaded, file, format)
         _finish(run_service(loaded, replay=source), as_json)
     if journal is not None:
         summary = rebuild(loaded, journal, from_step=from_checkpoint, until_step=until_step)

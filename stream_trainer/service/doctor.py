@@ -19,7 +19,7 @@ from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.errors import StreamTrainerError
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.runs import check_buildable
-from stream_trainer.streams.files import FileSource
+from stream_trainer.service.wiring import open_file
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.streams.kafka_connect import check_codecs
 from stream_trainer.streams.kafka_options import KafkaOptions
@@ -105,7 +105,7 @@ def _source(config: RunConfig, chunks: list[RecordChunk]) -> str:
             return "embedded broker: starts with the run, nothing to look at before"
         return _kafka(config.source.kafka, chunks)
     assert config.source.file is not None
-    source = FileSource(config.source.file.path, config.source.file.format)
+    source = open_file(config, config.source.file.path, config.source.file.format)
     if config.source.file.path == "-":
         return "standard input: not touched"
     source.start(None)
@@ -156,7 +156,7 @@ def _sample(config: RunConfig, chunks: list[RecordChunk]) -> Finding:
 def _decoder(config: RunConfig) -> Decoder:
     schema, limit = config.schema_.build(), config.schema_.record_bytes_max
     if config.source.file:
-        source = FileSource(config.source.file.path, config.source.file.format)
+        source = open_file(config, config.source.file.path, config.source.file.format)
         header, format = source.header, source.format
         source.close()
         if format == "csv":

@@ -30,13 +30,13 @@ from stream_trainer.service.observers import AlarmLog, Observer
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
-from stream_trainer.streams.files import FileSource
+from stream_trainer.streams.files import LINE_BYTES_MAX, FileSource
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
 from stream_trainer.telemetry.http import TelemetryServer
 from stream_trainer.telemetry.metrics import Metrics
 
-__all__ = ["assemble", "build_checkpoints", "with_embedded_broker"]
+__all__ = ["assemble", "build_checkpoints", "open_file", "with_embedded_broker"]
 
 log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
@@ -127,17 +127,21 @@ def with_embedded_broker(config: RunConfig, broker: EmbeddedBroker, *, partition
     return config.model_copy(update={"source": config.source.model_copy(update={"kafka": kafka})})
 
 
+def open_file(config: RunConfig, path: str, format: str | None) -> FileSource:
+    """Lines are kept beyond what the decoder accepts: a dead letter should hold all of its record."""
+    return FileSource(path, format, line_bytes_max=max(LINE_BYTES_MAX, config.schema_.record_bytes_max))
+
+
 def _build_source(
     config: RunConfig, schema: Schema, replay: FileSource | None, clock: Clock, until_end: bool
 ) -> tuple[Source, Decoder]:
-    bytes_max = config.schema_.record_bytes_max
-    limits = {"record_bytes_max": bytes_max}
+    limits = {"record_bytes_max": config.schema_.record_bytes_max}
     if replay is None and config.source.kafka:
         source: Source = KafkaSource(config.source.kafka, clock)
         return UntilEnd(source) if until_end else source, build_decoder("json", schema, **limits)
     if replay is None:
         assert config.source.file is not None
-        replay = FileSource(config.source.file.path, config.source.file.format, line_bytes_max=bytes_max)
+        replay = open_file(config, config.source.file.path, config.source.file.format)
     if replay.format == "csv":
         return replay, build_decoder("csv", schema, header=replay.header, **limits)
     return replay, build_decoder("json", schema, **limits)

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 from stream_trainer.errors import ConfigError, DataLost
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
-__all__ = ["FORMATS", "FileSource"]
+__all__ = ["FORMATS", "LINE_BYTES_MAX", "FileSource"]
 
 FORMATS = ("csv", "jsonl")
 BLOCK_BYTES = 1 << 18  # what is read at once
