@@ -135,7 +135,8 @@ class Service:
         wait_s = self.batcher.wait_s(now_s=now_s, wait_s_max=POLL_WAIT_S_MAX)
         for chunk in self.source.poll(wait_s, POLL_RECORDS_MAX):
             self.batcher.add(chunk, now_s=self.clock.monotonic_s())
-        while not self._stop_requested and (raw := self.batcher.take(now_s=self.clock.monotonic_s())):
+        # Not by truth value: a batch without records, of transaction markers alone, still moves the position.
+        while not self._stop_requested and (raw := self.batcher.take(now_s=self.clock.monotonic_s())) is not None:
             self._learn(raw)
             self._checkpoint_if_due()
         self._checkpoint_if_due()
@@ -186,7 +187,7 @@ class Service:
         self.bad_records.observe(records=len(raw), rejected=len(decoded.rejects))
 
     def _learn_what_is_left(self) -> None:
-        while raw := self.batcher.take(now_s=self.clock.monotonic_s(), drain=True):
+        while (raw := self.batcher.take(now_s=self.clock.monotonic_s(), drain=True)) is not None:
             self._learn(raw)
 
     # ------------------------------------------------------------ saving

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,6 +257,28 @@ def test_until_end_reaches_an_end_made_of_gaps():
     built.run()
 
     assert [1.0, 1.0, 1.0] == model.seen
+
+
+def test_markers_after_the_last_batch_move_the_position():
+    """Offsets without records at the very end, after a batch that was full: the run must not stop short of them."""
+
+    class Marked(ListSource):
+        @property
+        def exhausted(self):
+            return self.positions[TopicPartition("list", 0)] >= 12
+
+        def poll(self, wait_s, records_max):
+            if self.positions[TopicPartition("list", 0)] == 0:
+                self.positions[TopicPartition("list", 0)] = 10
+                return [chunk_of([b'{"x": 1, "y": 0}'] * 10)]
+            self.positions[TopicPartition("list", 0)] = 12
+            return [replace(chunk_of([], first_offset=10), next_offset=12)]
+
+    built, model, _ = service(Marked([]))
+    built.run()
+
+    assert 10 == len(model.seen)
+    assert {TopicPartition("list", 0): 12} == built.positions
 
 
 def test_two_partitions_keep_their_own_positions(tmp_path):
