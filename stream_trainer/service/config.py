@@ -20,6 +20,7 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.models import RiverOptions, TorchOptions
 from stream_trainer.schema import ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.service.config_text import read_config_text, redacted
+from stream_trainer.streams.dead_letters import FILE_BYTES_MAX, FILES_MAX
 from stream_trainer.streams.kafka_options import KafkaOptions
 
 __all__ = ["CheckpointConfig", "DeadLetterConfig", "RunConfig", "TelemetryConfig", "json_schema", "load_config"]
@@ -162,6 +163,8 @@ class DeadLetterConfig(Strict):
 
     file: Path | None = None
     topic: str | None = None
+    bytes_max: int = Field(default=FILE_BYTES_MAX, ge=1)  # of one file; a full one is set aside as FILE.1, FILE.2, ...
+    files_max: int = Field(default=FILES_MAX, ge=1)  # full ones that are kept; then the oldest letters are deleted
     ratio_max: float = Field(default=RATIO_MAX, gt=0, le=1)
     window_records: int = Field(default=WINDOW_RECORDS, ge=1)
 

@@ -167,7 +167,7 @@ def _build_dead_letters(config: RunConfig) -> DeadLetters:
         folder = config.checkpoint.directory if config.checkpoint else Path()
         return FileDeadLetters(folder / f"{config.name}.dead_letters.jsonl")
     if chosen.file:
-        return FileDeadLetters(chosen.file)
+        return FileDeadLetters(chosen.file, bytes_max=chosen.bytes_max, files_max=chosen.files_max)
     assert chosen.topic is not None
     if config.source.kafka is None:
         raise ConfigError("dead_letters.topic needs source.kafka: its brokers get the topic. Use dead_letters.file.")

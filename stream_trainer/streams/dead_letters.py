@@ -23,6 +23,8 @@ from stream_trainer.types import Reject, RejectReason, TopicPartition
 __all__ = ["FileDeadLetters", "TopicDeadLetters", "read_dead_letters"]
 
 HEADER_PREFIX = "stream_trainer-"
+FILE_BYTES_MAX = 64 * 2**20  # opens in any editor
+FILES_MAX = 16  # 1 GiB in all
 
 
 class FileDeadLetters:
@@ -31,7 +33,7 @@ class FileDeadLetters:
     Binary fields are base64; `value_text` is there when the value is UTF-8, for people.
     """
 
-    def __init__(self, path: str | Path, *, bytes_max: int = 64 * 2**20, files_max: int = 16) -> None:
+    def __init__(self, path: str | Path, *, bytes_max: int = FILE_BYTES_MAX, files_max: int = FILES_MAX) -> None:
         """`bytes_max` of one file; beyond `files_max` full ones the oldest is deleted, so that a disk is not filled.
 
         Raises: ConfigError: the file cannot be written.

@@ -10,6 +10,8 @@ from stream_trainer.schema import TargetKind
 from stream_trainer.service.config import check_config, json_schema, load_config
 from stream_trainer.service.config_text import read_config_text, redacted
 from stream_trainer.service.runs import readable
+from stream_trainer.service.wiring import _build_dead_letters
+from stream_trainer.types import Reject, RejectReason, TopicPartition
 
 MINIMAL = """
 name: m
@@ -19,6 +21,16 @@ schema:
   target: {fraud: binary}
 models: {mlp: {torch: {net: mlp, norm: layer}}}
 """
+
+LETTER = {
+    "partition": TopicPartition("events", 0),
+    "timestamp_ms": -1,
+    "key": None,
+    "value": b"{broken",
+    "headers": (),
+    "reason": RejectReason.BAD_SYNTAX,
+    "detail": "",
+}
 
 
 @pytest.fixture
@@ -188,3 +200,13 @@ def test_the_example_of_the_design_is_accepted():
 
     assert ("a", "b", "3") == config.schema_.build().target.classes
     assert (128, 64) == config.models["mlp"].torch.hidden
+
+
+def test_the_size_of_the_dead_letters_can_be_set(write, tmp_path):
+    """A disk may be smaller than the 1 GiB that the defaults can fill."""
+    path = write(MINIMAL + f"dead_letters: {{file: {tmp_path}/dead.jsonl, bytes_max: 1, files_max: 2}}\n")
+    letters = _build_dead_letters(load_config(path))
+    letters.write([Reject(**LETTER, offset=offset) for offset in range(5)])
+    letters.close()
+
+    assert ["dead.jsonl", "dead.jsonl.4", "dead.jsonl.5"] == sorted(p.name for p in tmp_path.glob("dead*"))
