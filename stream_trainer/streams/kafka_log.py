@@ -1,0 +1,146 @@
+"""The log as the brokers hold it, in our words: one client of kafka-python, which may be lost and replaced.
+
+In and out go our `TopicPartition`s, offsets and `RecordChunk`s. A question ("where does the log end?") is answered
+within `ASK_S_MAX` or raises; what `poll` raises is the client's own exception. Not here: which partitions are read and
+from where, and what an exception means (kafka.py).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import kafka
+from kafka import errors as kafka_errors
+
+from stream_trainer.errors import ConfigError, Stalled
+from stream_trainer.streams.kafka_connect import connect, is_auth_error
+from stream_trainer.streams.kafka_options import KafkaOptions
+from stream_trainer.streams.kafka_seam import columns_of, install
+from stream_trainer.types import Positions, RecordChunk, TopicPartition
+
+__all__ = ["ASK_S_MAX", "KafkaLog", "empty_chunk"]
+
+ASK_S_MAX = 5.0  # for one question to the brokers; the loop waits meanwhile
+DROP_S_MAX = 1.0  # for the last words of a client that is replaced
+
+
+class KafkaLog:
+    """A connection to the topics of `options`; closed at first, and after `drop`."""
+
+    def __init__(self, options: KafkaOptions, make_consumer: Callable[..., Any]) -> None:
+        self._options = options
+        self._make_consumer = make_consumer
+        self._consumer: Any = None
+
+    # ------------------------------------------------------------ the client
+
+    @property
+    def is_open(self) -> bool:
+        return self._consumer is not None
+
+    def open(self, wait_s: float | None = None) -> None:
+        """A new client, without partitions. Raises: ConfigError: refused, or nobody answered within `wait_s`."""
+        self._consumer = connect(self._options, self._make_consumer, wait_s=wait_s)
+        install(self._consumer)
+
+    def drop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close(autocommit=False, timeout_ms=_ms(DROP_S_MAX))
+
+    # ------------------------------------------------------------ read
+
+    def assign(self, positions: Positions) -> None:
+        """Read these partitions, from there, and no others."""
+        self._consumer.assign(_theirs(positions))
+        for tp, offset in positions.items():
+            self.seek(tp, offset)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._consumer.seek(kafka.TopicPartition(*tp), offset)
+
+    def position(self, tp: TopicPartition) -> int | None:
+        """The next offset that the client will hand out; None: it does not know."""
+        position: int | None = self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=0)
+        return position
+
+    def poll(self, wait_s: float, records_max: int) -> list[RecordChunk]:
+        """What has arrived. Raises whatever the client does."""
+        fetched = self._consumer.poll(timeout_ms=_ms(wait_s), max_records=records_max)
+        return [
+            RecordChunk(
+                partition=TopicPartition(*partition),
+                offsets=columns.offsets,
+                timestamps_ms=columns.timestamps_ms,
+                keys=columns.keys,
+                values=columns.values,
+                headers=columns.headers,
+                next_offset=columns.next_offset,
+            )
+            for partition, entries in fetched.items()
+            for columns in columns_of(entries)
+        ]
+
+    # ------------------------------------------------------------ ask
+
+    def partitions(self, topic: str) -> list[TopicPartition]:
+        """Of one topic, as the client last heard; none if it does not exist or may not be seen."""
+        return [TopicPartition(topic, partition) for partition in sorted(self._consumer.partitions_for_topic(topic))]
+
+    def topics(self) -> list[str]:
+        return sorted(self._consumer.topics())
+
+    def begins(self, partitions: Iterable[TopicPartition]) -> Positions:
+        """The earliest offset of each. Raises: Stalled: no answer; ConfigError: not allowed to know."""
+        asked = _theirs(partitions)
+        return _ours(self._ask(lambda: self._consumer.beginning_offsets(asked, timeout_ms=_ms(ASK_S_MAX))))
+
+    def ends(self, partitions: Iterable[TopicPartition]) -> Positions:
+        """The offset that comes next in each. Raises: Stalled: no answer; ConfigError: not allowed to know."""
+        asked = _theirs(partitions)
+        return _ours(self._ask(lambda: self._consumer.end_offsets(asked, timeout_ms=_ms(ASK_S_MAX))))
+
+    def first_since(self, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int | None]:
+        """The first offset that is not older; None: all are. Raises: Stalled, ConfigError."""
+        asked = dict.fromkeys(_theirs(partitions), time_ms)
+        found = self._ask(lambda: self._consumer.offsets_for_times(asked, timeout_ms=_ms(ASK_S_MAX)))
+        return {TopicPartition(*tp): None if at is None else at.offset for tp, at in found.items()}
+
+    def highwater(self, tp: TopicPartition) -> int:
+        """Where the log ended at the last fetch; 0: never heard. No round trip."""
+        return (self._consumer.highwater(kafka.TopicPartition(*tp)) or 0) if self.is_open else 0
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except kafka_errors.KafkaError as error:
+            if is_auth_error(error):
+                raise self.not_allowed(error) from error
+            raise Stalled(
+                f"Kafka at {self._options.bootstrap_servers} does not say what its log holds: "
+                f"{type(error).__name__}: {error}."
+            ) from error
+
+    def not_allowed(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"Not allowed to read {', '.join(self._options.topics)}: {type(error).__name__}: {error}. "
+            "The user needs the rights Read and Describe on the topic."
+        )
+
+
+def empty_chunk(tp: TopicPartition, next_offset: int) -> RecordChunk:
+    """Moves a position and brings nothing."""
+    return RecordChunk(
+        partition=tp, offsets=(), timestamps_ms=(), keys=(), values=(), headers=(), next_offset=next_offset
+    )
+
+
+def _theirs(partitions: Iterable[TopicPartition]) -> list[Any]:
+    return [kafka.TopicPartition(*tp) for tp in partitions]
+
+
+def _ours(offsets: Mapping[Any, int]) -> Positions:
+    return {TopicPartition(*partition): offset for partition, offset in offsets.items()}
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
