@@ -19,7 +19,17 @@ from stream_trainer.schema import Schema
 
 __all__ = ["TorchOptions", "build_configured"]
 
-_NET_OPTIONS = ("hidden", "norm", "norm_options", "dropout", "embedding_dim")
+_NET_OPTIONS = (
+    "hidden",
+    "norm",
+    "norm_options",
+    "dropout",
+    "embedding_dim",
+    "channels",
+    "blocks",
+    "activation",
+    "norm_in_cell",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,10 @@ class TorchOptions:
     norm_options: Mapping[str, Any] | None = None
     dropout: float | None = None
     embedding_dim: int | None = None
+    channels: tuple[int, ...] | None = None  # lenet, resnet_small
+    blocks: int | None = None  # resnet_small
+    activation: str | None = None  # lenet: relu or sigmoid
+    norm_in_cell: str | None = None  # gru, lstm: none or layer
 
     module: str | None = None  # instead of `net`: "package.module:factory", called (widths, outputs, **module_options)
     module_options: Mapping[str, Any] = field(default_factory=dict)

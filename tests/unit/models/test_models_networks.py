@@ -54,7 +54,7 @@ def test_a_wrong_network_or_option_is_answered_with_the_right_ones():
     """Whole sentences, for they are all the operator sees."""
     with pytest.raises(ConfigError) as caught:
         build_network("mpl", InputWidths(numbers=3), 2)
-    assert str(caught.value) == "net is 'mpl'; known networks: mlp."
+    assert str(caught.value) == "net is 'mpl'; known networks: gru, lenet, lstm, mlp, resnet_small."
     with pytest.raises(ConfigError) as caught:
         build_network("mlp", InputWidths(numbers=3), 2, layers=3)
     assert str(caught.value) == (
