@@ -26,6 +26,7 @@ __all__ = [
     "Direction",
     "LearnReport",
     "ModelReport",
+    "NormDrift",
     "Positions",
     "Prediction",
     "RaceArm",
@@ -217,13 +218,30 @@ class Detection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """A detection with its address: which signal, of which model or feature, at which record of the run."""
+    """A detection with its address: which signal, of which model, layer or feature, at which record of the run."""
 
     signal: str
     model: str | None
     feature: str | None
     record: int  # records learned by then, this one included
     detection: Detection
+    layer: str | None = None  # of the model's network
+
+
+class NormDrift(NamedTuple):
+    """How far the activations of one normalisation layer have moved, in plain numbers."""
+
+    distance: float  # recent against remembered: mean over channels of (shift / std)^2 + (log ratio of variances)^2 / 2
+    usual: float | None  # what `distance` is while nothing drifts; None: the layer cannot tell
+    clipped: float  # share of the channels that the limits of the layer cut in the last training batch
+    fast_share: float | None  # of the fast moments in what normalises; None: the layer has one memory
+    shift: float  # sqrt(m) d of a batch of m records, root mean square over channels: 1 at rest, whatever m
+    scale: float  # r = std of the batch / std remembered, geometric mean over channels: 1 at rest, unless m is small
+
+    @property
+    def strain(self) -> float:
+        """How many times further than usual, about 1 at rest: what is watched."""
+        return self.shift**2 if self.usual is None else self.distance / self.usual
 
 
 class RaceArm(Enum):

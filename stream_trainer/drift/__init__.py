@@ -14,24 +14,30 @@ from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.adwin import WeightedAdwin
 from stream_trainer.drift.cusum import BatchCusum
 from stream_trainer.drift.histograms import HistogramOptions
+from stream_trainer.drift.mean_signals import ConfidenceSignal, ErrorSignal
+from stream_trainer.drift.norm_signal import NormSignal, NormSignalOptions
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
-from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal
+from stream_trainer.drift.signals import FeatureSignal, LabelSignal, PredictionSignal
 from stream_trainer.errors import ConfigError
 from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Detection, State
 
 __all__ = [
     "DETECTORS",
+    "ConfidenceSignal",
     "ErrorSignal",
     "FeatureSignal",
     "HistogramOptions",
     "LabelSignal",
     "NoDetector",
+    "NormSignal",
     "PredictionSignal",
+    "build_confidence_signal",
     "build_detector",
     "build_error_signal",
     "build_feature_signal",
+    "build_norm_signal",
 ]
 
 
@@ -100,6 +106,26 @@ def build_error_signal(model: str, target: Target, name: str = "weighted_adwin",
     if target.kind is TargetKind.NUMBER and name == "weighted_adwin":
         options = {"value_max": None, **options}
     return ErrorSignal(model, build_detector(name, **options))
+
+
+def build_confidence_signal(
+    model: str, target: Target, name: str = "weighted_adwin", **options: object
+) -> ConfidenceSignal:
+    """The signal over how sure one model is of its classes, with a detector by its name.
+
+    Raises: ConfigError: the target is a number, of which nobody is more or less sure; or as `build_detector`.
+    """
+    if target.kind is not TargetKind.CLASSES:
+        raise ConfigError(
+            f"drift.confidence is {name}, but target {target.name!r} is a number: its predictions carry no "
+            "probability. Set drift.confidence to none, or drift.predictions to true."
+        )
+    return ConfidenceSignal(model, build_detector(name, **options))
+
+
+def build_norm_signal(model: str, **options: object) -> NormSignal:
+    """The signal over the normalisation layers of one model, by the fields of NormSignalOptions."""
+    return NormSignal(model, _options("norms", NormSignalOptions, options))
 
 
 def build_feature_signal(schema: Schema, distance: str = "psi", **options: object) -> FeatureSignal:

@@ -1,27 +1,26 @@
-"""What the trainer has, turned into alarms: errors, feature columns, predictions, labels.
+"""Shares of what the trainer has, turned into alarms: feature columns, predictions, labels.
 
 Each signal is given one batch at a time, keeps the running count of records that its alarms carry, and shows where it
-stands whether or not it fires: `scores`, by feature, "" for a signal of no feature. Alarm.signal is one of "error",
-"feature", "prediction", "label": bounded, so it can be a metric label. A column that stays changed is told once; it is
-told again only after it came back half-way.
-Not here: what to do about an alarm (engine/reaction.py), and arrays as features: blocks of pixels have no tenths.
+stands whether or not it fires: `scores`, by feature, "" for a signal of no feature. Alarm.signal is one of "feature",
+"prediction", "label" here: bounded, so it can be a metric label. A column that stays changed is told once; it is told
+again only after it came back half-way.
+Not here: means (mean_signals.py), layers (norm_signal.py), what to do about an alarm (engine/reaction.py), and arrays
+as features: blocks of pixels have no tenths.
 Shape suffixes: N = records, F = numbers, C = categories, K = classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.bins import CategoryBins, NumberBins
 from stream_trainer.drift.histograms import HistogramOptions, Histograms
 from stream_trainer.drift.restoring import part_of
 from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Alarm, Batch, Detection, Direction, Prediction, State
 
-__all__ = ["ErrorSignal", "FeatureRates", "FeatureSignal", "LabelSignal", "PredictionSignal", "Score"]
+__all__ = ["FeatureRates", "FeatureSignal", "LabelSignal", "PredictionSignal", "Score"]
 
 _CHECK_RECORDS = 64  # grid on which histograms are compared: a comparison costs about as much as counting them
 _SHARE_CHECK_RECORDS = 512  # one column pays for the comparison alone; a model's shares move as the window does
@@ -39,48 +38,6 @@ class FeatureRates(NamedTuple):
 
     missing: float
     unseen: float  # out of the range of the reference, or a category that it never had
-
-
-class ErrorSignal:
-    """A detector over the errors of one model.
-
-    >>> import numpy as np
-    >>> from stream_trainer.drift.adwin import WeightedAdwin
-    >>> signal = ErrorSignal("mlp", WeightedAdwin())
-    >>> signal.update(np.zeros(1000)), [(a.signal, a.model, a.record) for a in signal.update(np.ones(100))]
-    ([], [('error', 'mlp', 1024)])
-    """
-
-    def __init__(self, model: str | None, detector: DriftDetector) -> None:
-        self.model = model
-        self.detector = detector
-        self._record = 0
-
-    def update(self, errors_N: np.ndarray) -> list[Alarm]:
-        """Errors of one batch in arrival order; those that are not finite (a model gone wild) are left out."""
-        finite_N = np.isfinite(errors_N)
-        whole = bool(finite_N.all())
-        found = self.detector.update(errors_N if whole else errors_N[finite_N])
-        if not whole:
-            place = np.flatnonzero(finite_N)
-            found = [replace(detection, index=int(place[detection.index])) for detection in found]
-        first, self._record = self._record, self._record + len(errors_N)
-        return [
-            Alarm(signal="error", model=self.model, feature=None, record=first + d.index + 1, detection=d)
-            for d in found
-        ]
-
-    def scores(self) -> dict[str, Score]:
-        """{"": ...}; empty for detectors that do not show their evidence (River's)."""
-        evidence = getattr(self.detector, "evidence", None)
-        return {} if evidence is None else {"": Score(*evidence())}
-
-    def capture(self) -> State:
-        return State.join({"detector": self.detector.capture(), "own": _own(self._record)})
-
-    def restore(self, state: State) -> None:
-        self.detector.restore(part_of(state, "detector"))
-        self._record = part_of(state, "own").values["record"]
 
 
 def _own(record: int) -> State:

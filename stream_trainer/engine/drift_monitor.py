@@ -6,20 +6,29 @@ decided here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from stream_trainer.contracts import Stateful
-from stream_trainer.drift import build_error_signal, build_feature_signal
+from stream_trainer.contracts import Model, Stateful
+from stream_trainer.drift import (
+    build_confidence_signal,
+    build_error_signal,
+    build_feature_signal,
+    build_norm_signal,
+)
+from stream_trainer.drift.mean_signals import ConfidenceSignal, ErrorSignal
+from stream_trainer.drift.norm_signal import NormSignal
 from stream_trainer.drift.restoring import part_of
-from stream_trainer.drift.signals import ErrorSignal, FeatureSignal, LabelSignal, PredictionSignal, Score
+from stream_trainer.drift.signals import FeatureRates, FeatureSignal, LabelSignal, PredictionSignal, Score
 from stream_trainer.engine.reaction import REACTIONS, ReactionOptions
 from stream_trainer.errors import ConfigError
 from stream_trainer.schema import NumberFeature, Schema, Target
-from stream_trainer.types import Alarm, Batch, Prediction, State
+from stream_trainer.types import Alarm, Batch, NormDrift, Prediction, State
 
-__all__ = ["DriftMonitor", "DriftOptions"]
+__all__ = ["DriftMonitor", "DriftOptions", "HasNorms"]
+
+S = TypeVar("S")
 
 Choice = str | Mapping[str, Mapping[str, Any]]
 
@@ -32,6 +41,8 @@ class DriftOptions:
     features: Choice = "psi"  # a distance of each feature's recent values from a frozen reference, or none
     predictions: bool = False  # shares of what each model predicts; needs no labels
     labels: bool = False  # shares of what is true
+    confidence: Choice = "none"  # a detector on how unsure each model is of its classes; needs no labels
+    norms: Choice = "none"  # strain: of each normalisation layer against what is usual for it; exported either way
     reaction: Choice = "alert"  # none: metrics only; alert: a line in the log too; boost, race: see reaction.py
 
     def __post_init__(self) -> None:
@@ -39,6 +50,8 @@ class DriftOptions:
         target = Target.binary("any")
         self.error_signal("any", target)
         self.feature_signal(Schema(numbers=(NumberFeature(name="a number"),), target=target))
+        self.confidence_signal("any", target)
+        self.norm_signal("any")
         self.reaction_options()
 
     def error_signal(self, model: str, target: Target) -> ErrorSignal:
@@ -49,6 +62,18 @@ class DriftOptions:
         """None: features are not watched."""
         name, options = _name_and_options("features", self.features)
         return None if name == "none" else build_feature_signal(schema, name, **options)
+
+    def confidence_signal(self, model: str, target: Target) -> ConfidenceSignal | None:
+        """None: confidence is not watched."""
+        name, options = _name_and_options("confidence", self.confidence)
+        return None if name == "none" else build_confidence_signal(model, target, name, **options)
+
+    def norm_signal(self, model: str) -> NormSignal | None:
+        """None: layers are not watched."""
+        name, options = _name_and_options("norms", self.norms)
+        if name not in ("none", "strain"):
+            raise ConfigError(f"drift.norms is {name!r}; known: none, strain.")
+        return None if name == "none" else build_norm_signal(model, **options)
 
     @property
     def reaction_policy(self) -> str:
@@ -70,6 +95,13 @@ class DriftOptions:
             raise ConfigError(f"drift.reaction.{name}: {error}") from error
 
 
+@runtime_checkable
+class HasNorms(Protocol):
+    """A model whose normalisation layers can say how far they moved with the last batch it learned."""
+
+    def norm_drift(self) -> Mapping[str, NormDrift]: ...
+
+
 class DriftMonitor:
     """Turns what the trainer has into alarms, and remembers how many there were."""
 
@@ -80,6 +112,8 @@ class DriftMonitor:
         self._features = options.feature_signal(schema)
         self._predictions = {name: PredictionSignal(name, target) for name in models if options.predictions}
         self._labels = LabelSignal(target) if options.labels else None
+        self._confidence = _chosen({name: options.confidence_signal(name, target) for name in models})
+        self._norms = _chosen({name: options.norm_signal(name) for name in models})
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -95,10 +129,32 @@ class DriftMonitor:
             found += self._features.update(batch)
         for model, watched in self._predictions.items():
             found += watched.update(predictions[model])
+        for model, doubted in self._confidence.items():
+            found += doubted.update(predictions[model])
         if self._labels:
             found += self._labels.update(batch.y_N)
         self.alarms += len(found)
         return tuple(found)
+
+    def look_inside(self, batch: Batch, models: Mapping[str, Model]) -> tuple[Alarm, ...]:
+        """The alarms of the layers of `models`, which have just learned the batch; those without layers have none."""
+        found: list[Alarm] = []
+        for name, watched in self._norms.items():
+            model = models[name]
+            if isinstance(model, HasNorms):
+                found += watched.update(len(batch), model.norm_drift)
+        self.alarms += len(found)
+        return tuple(found)
+
+    def renew(self, model: str) -> None:
+        """A drift of this model is confirmed: the world of the next records is what later ones are compared with."""
+        for signal in (self._features, self._labels, self._predictions.get(model)):
+            if signal:
+                signal.renew()
+
+    def rates(self) -> dict[str, FeatureRates]:
+        """Feature -> missing and unseen shares of its recent window; {} if features are not watched."""
+        return self._features.rates() if self._features else {}
 
     def scores(self) -> dict[tuple[str, str, str], Score]:
         """(signal, model or "", feature or "") -> where it stands."""
@@ -125,11 +181,17 @@ class DriftMonitor:
         parts += [("prediction", model, part) for model, part in self._predictions.items()]
         if self._labels:
             parts.append(("label", "", self._labels))
+        parts += [("confidence", model, part) for model, part in self._confidence.items()]
+        parts += [("norm", model, part) for model, part in self._norms.items()]
         return parts
 
 
 class _Signal(Stateful, Protocol):
     def scores(self) -> dict[str, Score]: ...
+
+
+def _chosen(signals: Mapping[str, S | None]) -> dict[str, S]:
+    return {model: signal for model, signal in signals.items() if signal is not None}
 
 
 def _name_and_options(key: str, choice: Choice) -> tuple[str, dict[str, Any]]:

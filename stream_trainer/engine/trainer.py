@@ -12,7 +12,7 @@ from stream_trainer.contracts import Model, Stateful
 from stream_trainer.engine.drift_monitor import DriftMonitor
 from stream_trainer.engine.reaction import Reaction
 from stream_trainer.evaluation import Prequential
-from stream_trainer.types import Alarm, Batch, ModelReport, Prediction, ReactionEvent
+from stream_trainer.types import Alarm, Batch, ModelReport, Prediction, ReactionEvent, ReactionKind
 
 __all__ = ["Trainer"]
 
@@ -43,7 +43,7 @@ class Trainer:
         self._stopwatch_s = stopwatch_s
 
     def step(self, batch: Batch) -> tuple[dict[str, ModelReport], tuple[Alarm, ...], tuple[ReactionEvent, ...]]:
-        """Predict, score, look for drift, react, learn. The batch holds at least one record."""
+        """Predict, score, look for drift, react, learn, look at the layers. The batch holds at least one record."""
         predictions: dict[str, Prediction] = {}
         predict_s: dict[str, float] = {}
         for name, model in self.models.items():
@@ -51,13 +51,16 @@ class Trainer:
         errors = self.prequential.update(batch.y_N, predictions)
         alarms = self.drift.observe(batch, predictions, errors)
         events = self.reaction.react(batch, predictions, alarms) if self.reaction else ()
+        for event in events:
+            if event.kind is ReactionKind.CONFIRM:
+                self.drift.renew(event.model)
         reports = {}
         for name, model in self.models.items():
             learned, learn_s = self._timed(model.learn, batch)
             reports[name] = ModelReport(
                 learned=learned, error=float(errors[name].mean()), predict_s=predict_s[name], learn_s=learn_s
             )
-        return reports, alarms, events
+        return reports, alarms + self.drift.look_inside(batch, self.models), events
 
     def parts(self) -> dict[str, Stateful]:
         """Everything here that remembers, by the name it has in a snapshot."""

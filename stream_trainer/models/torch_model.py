@@ -18,6 +18,7 @@ from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.torch_options import TorchOptions, build_configured
+from stream_trainer.norms import NormDrift, drift_numbers
 from stream_trainer.optimizers import Stepper, build_optimizer
 from stream_trainer.schema import Schema, TargetKind
 from stream_trainer.types import Batch, LearnReport, Prediction, State
@@ -169,6 +170,10 @@ class TorchModel:
             yield
         finally:
             generator.set_state(outside)
+
+    def norm_drift(self) -> dict[str, NormDrift]:
+        """Layer -> how far its activations moved with the last batch learned; without the layers that cannot tell."""
+        return drift_numbers(self.network)
 
     # ------------------------------------------------------------ survive
 

@@ -110,7 +110,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
             num_features, half_life_records_slow=half_life_records_slow, half_life_records_fast=half_life_records_fast
         )
         self.register_buffer("control", torch.tensor(_Control(), dtype=torch.float64))
-        self._last_shift: Tensor | None = None
+        self._last: tuple[Tensor, Tensor, Tensor, int] | None = None
 
     def moments_input(self, x: Tensor) -> Tensor:
         """u: x after the normalisation of each record."""
@@ -186,11 +186,18 @@ class AdaptiveBatchRenorm(StatefulNorm):
 
     def drift(self) -> NormDrift | None:
         """Between the horizons; both numbers contain the noise of a stream at rest."""
-        if self._last_shift is None:
+        if self._last is None:
             return None
-        distance = self.moments.distance(self.eps)
-        clipped = float((self._last_shift.abs() > SHIFT_MAX).double().mean())
-        return NormDrift(distance, math.exp(self.read_control().log_distance), clipped)
+        shift, var_batch, inverse, n = self._last
+        control = self.read_control()
+        return NormDrift(
+            distance=self.moments.distance(self.eps),
+            usual=math.exp(control.log_distance),
+            clipped=float((shift.abs() > SHIFT_MAX).double().mean()),
+            fast_share=control.share,
+            shift=math.sqrt(n * float(torch.dot(shift, shift)) / len(shift)),
+            scale=float(((var_batch + self.eps) * inverse * inverse).log_().mean().div_(2).exp_()),
+        )
 
     def extra_repr(self) -> str:
         slow, fast = self.moments.half_lives
@@ -226,7 +233,7 @@ class _AdaptiveRenorm(torch.autograd.Function):
         limited = shift.clamp(-SHIFT_MAX, SHIFT_MAX)
         mean += (shift - limited).div_(inverse)  # moves a channel that is too far out back to the limit
         y = torch.native_batch_norm(u, weight, bias, mean, var, False, 0.0, eps)[0]
-        layer._last_shift = shift
+        layer._last = (shift, batch.var_C, inverse, n)
         if layer.learning:
             control = layer.observe(control, batch, shift, n)
             layer.write_control(control)

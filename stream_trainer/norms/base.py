@@ -3,13 +3,12 @@
 Shape suffixes as in moments.py: N = records, C = features (channels), P = positions of one record.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.precision import WideModule, in_float32
+from stream_trainer.types import NormDrift
 
 __all__ = ["Norm", "NormDrift", "StatefulNorm"]
 
@@ -82,14 +81,6 @@ class Norm(WideModule):
     def extra_repr(self) -> str:
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.num_features}, dims={self.dims}, eps={self.eps:g}{affine}"
-
-
-class NormDrift(NamedTuple):
-    """How far the activations of one layer have moved, in plain numbers."""
-
-    distance: float  # recent against remembered: mean over channels of (shift / std)^2 + (log ratio of variances)^2 / 2
-    usual: float | None  # what `distance` is while nothing drifts; None: the layer cannot tell
-    clipped: float  # share of the channels that the limits of the layer cut in the last training batch
 
 
 class StatefulNorm(Norm):

@@ -12,7 +12,7 @@ Source: Ioffe, "Batch Renormalization", 2017, arXiv:1702.03275, algorithm 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import log
+from math import log, sqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -133,7 +133,7 @@ class BatchRenorm(StatefulNorm):
         super().__init__(num_features, dims=dims, eps=preset.eps, affine=affine)
         self.preset = preset
         self.moments = RunningMoments(num_features, half_life_records=preset.half_life_records)
-        self._last: tuple[Tensor, Tensor, float, float] | None = None
+        self._last: tuple[Tensor, Tensor, float, float, int] | None = None
 
     def forward(self, x: Tensor, record_weight_N: Tensor | None = None) -> Tensor:
         """Normalise a batch; in training, move the moments once.
@@ -161,15 +161,15 @@ class BatchRenorm(StatefulNorm):
         mean_B = mean_NC.mean(0)
         return mean_B, (mean_NC - mean_B).square_().add_(var_NC).mean(0)
 
-    def correction(self, mean_B: Tensor, var_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """r, d and 1/std_B, each (C,)."""
+    def correction(self, mean_B: Tensor, var_B: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """r, d and 1/std_B of a batch of n records, each (C,)."""
         moments = self.moments
         r_max, d_max = self.preset.limits(int(moments.n_records))
         inverse_std_B = (var_B + self.eps).rsqrt_()
         inverse_std = (moments.var + self.eps).rsqrt_()
         r = inverse_std / inverse_std_B
         d = (mean_B - moments.mean).mul_(inverse_std)
-        self._last = (r, d, r_max, d_max)
+        self._last = (r, d, r_max, d_max, n)
         return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max), inverse_std_B
 
     def _normalise_weighted(self, x: Tensor, record_weight_N: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class BatchRenorm(StatefulNorm):
         centred = x - self.per_channel(x, mean_B)
         var_B = (share * centred.square()).sum(axes)
         with torch.no_grad():
-            r, d, _ = self.correction(mean_B, var_B)
+            r, d, _ = self.correction(mean_B, var_B, len(x))
             if self.learning:
                 self.moments.update(x, record_weight_N)
         scale, shift = (var_B + self.eps).rsqrt() * r, d
@@ -198,10 +198,17 @@ class BatchRenorm(StatefulNorm):
         """Of the last batch against the moments: `usual` is unknown, it depends on the values in that batch."""
         if self._last is None:
             return None
-        r, d, r_max, d_max = self._last
+        r, d, r_max, d_max, n = self._last
         clipped = (d.abs() > d_max) | (r > r_max) | (r < 1 / r_max)
-        distance = d.square() + 2 * r.log().square()  # ln(var_B / var) = 2 ln r
-        return NormDrift(float(distance.mean()), None, float(clipped.double().mean()))
+        d_square, log_r = d.square(), r.log()
+        return NormDrift(
+            distance=float((d_square + 2 * log_r.square()).mean()),  # ln(var_B / var) = 2 ln r
+            usual=None,
+            clipped=float(clipped.double().mean()),
+            fast_share=None,
+            shift=sqrt(n * float(d_square.mean())),
+            scale=float(log_r.mean().exp_()),
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.preset.r_max}, d_max={self.preset.d_max}"
@@ -214,7 +221,7 @@ class _Renormalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: BatchRenorm) -> Tensor:
         mean_B, var_B = layer.batch_moments(x)
-        r, d, inverse_std_B = layer.correction(mean_B, var_B)
+        r, d, inverse_std_B = layer.correction(mean_B, var_B, len(x))
         if layer.learning:
             layer.moments.learn(x)
         scale = r if weight is None else weight * r

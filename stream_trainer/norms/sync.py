@@ -143,7 +143,7 @@ class _SyncRenormalise(torch.autograd.Function):
             ctx.save_for_backward(x, x.new_zeros(0) if weight is None else weight)
             return x.clone()
         mean_B, var_B, ctx.n_values = _union(workers)
-        r, d, inverse_std_B = layer.correction(mean_B, var_B)
+        r, d, inverse_std_B = layer.correction(mean_B, var_B, sum(worker.n for worker in workers))
         if layer.learning:
             for worker in workers:
                 layer.moments.merge(worker.mean_decayed_C, worker.var_decayed_C, worker.n)

@@ -2,6 +2,7 @@
 
 from stream_trainer.checkpoints import Saved
 from stream_trainer.clock import Clock
+from stream_trainer.engine.drift_monitor import HasNorms
 from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.service.loop import Service
 from stream_trainer.service.observers import Observer
@@ -68,6 +69,10 @@ class MetricsObserver(Observer):
         self.metrics.observe_lags(source.lags())
         self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
         self.metrics.observe_drift_scores(trainer.drift.scores())
+        self.metrics.observe_feature_rates(trainer.drift.rates())
+        for name, model in trainer.models.items():
+            if isinstance(model, HasNorms):
+                self.metrics.observe_norms(name, model.norm_drift())
         if trainer.reaction:
             self.metrics.observe_races(trainer.reaction.racing())
         inner = source.inner if isinstance(source, UntilEnd) else source

@@ -43,7 +43,7 @@ class AlarmLog(Observer):
 
 def describe(alarm: Alarm) -> str:
     """One line for people."""
-    what = " of ".join(part for part in (alarm.signal, alarm.model or alarm.feature) if part)
+    what = " of ".join(part for part in (alarm.signal, alarm.model or alarm.feature, alarm.layer) if part)
     found = alarm.detection
     change = f"{found.before:.3g} to {found.after:.3g}"
     return f"drift at record {alarm.record:,}: {what} went {found.direction.value}, {change}"

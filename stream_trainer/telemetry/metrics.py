@@ -22,6 +22,7 @@ from stream_trainer.types import (
     ClosedBy,
     Direction,
     ModelReport,
+    NormDrift,
     Positions,
     RaceArm,
     ReactionKind,
@@ -159,6 +160,28 @@ class Metrics:
             for labels, (statistic, threshold) in scores.items():
                 self._series.set(names.DRIFT_SCORE, statistic, *labels)
                 self._series.set(names.DRIFT_THRESHOLD, threshold, *labels)
+
+    def observe_feature_rates(self, rates: Mapping[str, tuple[float, float]]) -> None:
+        """Feature -> (missing, unseen) shares of its recent window."""
+        with self._series.lock:
+            for feature, (missing, unseen) in rates.items():
+                self._series.set(names.MISSING_RATIO, missing, feature)
+                self._series.set(names.UNSEEN_RATIO, unseen, feature)
+
+    def observe_norms(self, model: str, layers: Mapping[str, NormDrift]) -> None:
+        """The normalisation layers of one model after its last batch."""
+        with self._series.lock:
+            for layer, drift in layers.items():
+                for family, value in (
+                    (names.NORM_DISTANCE, drift.distance),
+                    (names.NORM_USUAL, drift.usual),
+                    (names.NORM_FAST_SHARE, drift.fast_share),
+                    (names.NORM_SHIFT, drift.shift),
+                    (names.NORM_SCALE, drift.scale),
+                    (names.NORM_CLIPPED, drift.clipped),
+                ):
+                    if value is not None:
+                        self._series.set(family, value, model, layer)
 
     def observe_races(self, racing: Mapping[str, bool]) -> None:
         """Per model: is it racing challengers?"""

@@ -104,6 +104,57 @@ LAST_DETECTION = _gauge(
     "drift_last_detection_timestamp_seconds", "When a signal last fired.", "signal", label_sets_max=LABEL_SETS_MAX
 )
 
+MISSING_RATIO = _gauge(
+    "feature_missing_ratio",
+    "Share of recent records in which an optional number was absent.",
+    "feature",
+    label_sets_max=LABEL_SETS_MAX,
+)
+UNSEEN_RATIO = _gauge(
+    "feature_unseen_ratio",
+    "Share of recent records outside what the reference holds: out of range, or a new category.",
+    "feature",
+    label_sets_max=LABEL_SETS_MAX,
+)
+
+# Drift inside the networks: the normalisation layers. Known once a model has learned its first batch.
+NORM_DISTANCE = _gauge(
+    "norm_distance",
+    "How far recent activations are from the remembered ones, mean over channels of squared standard deviations.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+NORM_USUAL = _gauge(
+    "norm_usual_distance",
+    "What that distance usually is; only of layers with two memories.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+NORM_FAST_SHARE = _gauge(
+    "norm_fast_share_ratio",
+    "Share of the fast memory in what normalises; only of layers with two memories.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+NORM_SHIFT = _gauge(
+    "norm_shift",
+    "Shift d of the last batch of m records times sqrt(m), root mean square over channels: about 1 at rest.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+NORM_SCALE = _gauge(
+    "norm_scale",
+    "Standard deviation r of the last batch over the remembered one, geometric mean over channels: about 1 at rest.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+NORM_CLIPPED = _gauge(
+    "norm_clipped_ratio",
+    "Share of the channels that the limits of the layer cut in the last batch.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+
 REACTIONS = _counter(
     "reactions",
     "What was done about worse errors of a model; arm is the one that serves from then on.",

@@ -193,21 +193,16 @@ def test_a_boost_survives_a_restart():
 # ---------------------------------------------------------------- survive
 
 
-class AlarmsAt:
-    """In place of the drift monitor: one alarm, at a given record."""
+class AlarmsAt(DriftMonitor):
+    """One alarm, at a given record."""
 
     def __init__(self, record):
-        self.inner, self.record, self.seen = DriftMonitor(DriftOptions(features="none"), SCHEMA, ["m"]), record, 0
+        super().__init__(DriftOptions(features="none"), SCHEMA, ["m"])
+        self.record, self.seen = record, 0
 
     def observe(self, batch, predictions, errors):
         self.seen += len(batch)
         return (alarm(),) if self.seen - len(batch) < self.record <= self.seen else ()
-
-    def capture(self):
-        return self.inner.capture()
-
-    def restore(self, state):
-        self.inner.restore(state)
 
 
 def stream(n=3000, size=25):

@@ -117,6 +117,7 @@ def test_drift_numbers_name_the_layer_that_drifted():
     assert drifted["1"].distance < 3 * calm["1"].distance
     assert drifted["4"].distance > 10 * calm["4"].distance
     assert all(isinstance(number, float) for drift in drifted.values() for number in drift)
+    assert calm["4"].strain < 2 < drifted["4"].strain
 
 
 def test_drift_numbers_leave_out_layers_that_cannot_tell():

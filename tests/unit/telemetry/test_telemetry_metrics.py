@@ -23,6 +23,7 @@ from stream_trainer.types import (
     Direction,
     LearnReport,
     ModelReport,
+    NormDrift,
     RaceArm,
     ReactionEvent,
     ReactionKind,
@@ -219,6 +220,27 @@ def test_drift_scores_stand_beside_their_thresholds(metrics):
 
     assert value(metrics, "drift_score", signal="feature", model="", feature="distance") == 0.3
     assert value(metrics, "drift_threshold", signal="feature", model="", feature="distance") == 0.2
+
+
+def test_layers_are_named_and_what_a_layer_cannot_tell_has_no_series(metrics):
+    """A gauge that stands at 0 for "unknown" would look like a layer at rest."""
+    drift = NormDrift(distance=0.3, usual=None, clipped=0.25, fast_share=None, shift=1.5, scale=0.9)
+    metrics.observe_norms("mlp", {"norms.0": drift})
+
+    assert value(metrics, "norm_distance", model="mlp", layer="norms.0") == 0.3
+    assert value(metrics, "norm_shift", model="mlp", layer="norms.0") == 1.5
+    assert value(metrics, "norm_scale", model="mlp", layer="norms.0") == 0.9
+    assert value(metrics, "norm_clipped_ratio", model="mlp", layer="norms.0") == 0.25
+    assert value(metrics, "norm_usual_distance", model="mlp", layer="norms.0") is None
+    assert value(metrics, "norm_fast_share_ratio", model="mlp", layer="norms.0") is None
+
+
+def test_missing_and_unseen_shares_have_their_feature(metrics):
+    """A sensor that went silent, and one that left its range, are two different calls to make."""
+    metrics.observe_feature_rates({"distance": (0.5, 0.125)})
+
+    assert value(metrics, "feature_missing_ratio", feature="distance") == 0.5
+    assert value(metrics, "feature_unseen_ratio", feature="distance") == 0.125
 
 
 def test_checkpoints_count_both_outcomes(metrics):
