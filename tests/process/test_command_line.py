@@ -236,17 +236,27 @@ def test_doctor_finds_what_a_run_would_stumble_over(start, config, tmp_path, eve
     assert "5 rejected as wrong_type" in " ".join(out.decode().split())
 
 
-@pytest.mark.parametrize("name", ["minimal", "flights", "elec2", "river"])
+def value_of(kind, i):
+    """Some value of a feature of this kind, another one for another i."""
+    if "category" in str(kind):
+        return str(i % 7)
+    value = float(i % 13)
+    for size in reversed(kind.get("array", ()) if isinstance(kind, dict) else ()):
+        value = [value] * size
+    return value
+
+
+@pytest.mark.parametrize("name", ["minimal", "flights", "elec2", "river", "images", "sequences"])
 def test_every_configuration_we_ship_runs(start, name, tmp_path, monkeypatch):
     """On records of its own form: a configuration that nobody runs is out of date."""
     monkeypatch.chdir(tmp_path)
     path = REPOSITORY / "configs" / f"{name}.yaml"
     schema = yaml.safe_load(path.read_text())["schema"]
     (target,) = schema["target"]
-    labels = ["DOWN", "UP"] if name == "elec2" else [False, True]
+    labels = {"elec2": ["DOWN", "UP"], "images": [1, 2], "sequences": [1, 2]}.get(name, [False, True])
     lines = []
     for i in range(300):
-        record = {f: str(i % 7) if "category" in str(kind) else float(i % 13) for f, kind in schema["features"].items()}
+        record = {feature: value_of(kind, i) for feature, kind in schema["features"].items()}
         lines.append(json.dumps({**record, target: labels[i % 2]}).encode())
     process = start("replay", path, "-", "--json")
     process.feed(lines, then_close=True)

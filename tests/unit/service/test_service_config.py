@@ -67,7 +67,10 @@ def test_the_short_forms_mean_what_they_say(write):
             "batch.records_mx: unknown key; known here: age_s_max, bytes_max, growth, records_max, ",
         ),
         ("batch.growth.stat=1", "batch.growth.stat: unknown key; known here: over_records, start"),
-        ("models.mlp.torch.hiden=[1]", "models.mlp.torch.hiden: unknown key; known here: activation, blocks, channels, "),
+        (
+            "models.mlp.torch.hiden=[1]",
+            "models.mlp.torch.hiden: unknown key; known here: activation, blocks, channels, ",
+        ),
         ("batch.records_max=0", "batch: batch.records_max is 0; it must be at least 1."),
         ("telemetry.port=99999", "telemetry.port: Input should be less than or equal to 65535; found 99999"),
         ("schema.target.fraud=yesno", "schema.target.fraud: expected binary, number or {classes: [a, b, ...]}; found "),
