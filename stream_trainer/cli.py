@@ -69,7 +69,7 @@ def replay(
     overrides: Overrides = [],  # noqa: B006
     format: Annotated[str | None, typer.Option(help="jsonl or csv, where the suffix does not say it")] = None,
     journal: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="instead of FILE: checkpoint.directory of a run to rebuild")
+        str | None, typer.Option(metavar="DIR", help="instead of FILE: checkpoint.directory of a run to rebuild")
     ] = None,
     until_step: Annotated[
         int | None, typer.Option(min=1, help="with --journal: rebuild this step; default: the newest checkpoint")
@@ -160,7 +160,8 @@ def doctor(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
 
 # ---------------------------------------------------------------- checkpoints
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="checkpoint.directory of a run")]
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="checkpoint.directory of a run")]
+Step = Annotated[int, typer.Argument(metavar="STEP", help="batches learned, as `checkpoints list` shows them")]
 
 
 @checkpoints.command("list")
@@ -188,8 +189,20 @@ def show(
     print(describe(found[0]))
 
 
-def _print_checkpoints(directory: Path, *, verify: bool) -> None:
-    table = Table("step", "records", "saved", "bytes", "verified" if verify else "problem", box=None)
+@checkpoints.command()
+def pin(directory: Directory, step: Step) -> None:
+    """Keep one checkpoint for ever, whatever checkpoint.keep says. Works while the run goes on."""
+    _opened(directory).pin(step)
+
+
+@checkpoints.command()
+def unpin(directory: Directory, step: Step) -> None:
+    """Leave a checkpoint to the rules again."""
+    _opened(directory).unpin(step)
+
+
+def _print_checkpoints(directory: str, *, verify: bool) -> None:
+    table = Table("step", "records", "saved", "bytes", "", "verified" if verify else "problem", box=None)
     infos = _infos(directory, verify=verify)
     for info in infos:
         body = info.body
@@ -197,18 +210,22 @@ def _print_checkpoints(directory: Path, *, verify: bool) -> None:
         saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(body["saved_at_s"])) if body else "?"
         consumed = f"{body['counts']['consumed']:,}" if body else "?"
         verdict = Text(info.problem or ("yes" if verify else "-"))
-        table.add_row(str(info.step), consumed, saved, f"{size:,}", verdict)
+        table.add_row(str(info.step), consumed, saved, f"{size:,}", "pinned" if info.pinned else "", verdict)
     Console().print(table)
     if any(info.problem for info in infos):
         raise typer.Exit(1)
 
 
-def _infos(directory: Path, *, verify: bool) -> list[Any]:
-    from stream_trainer.checkpoints import CheckpointDirectory
+def _infos(directory: str, *, verify: bool) -> list[Any]:
+    return list(_opened(directory).infos(verify=verify))
 
-    if not directory.is_dir():
+
+def _opened(directory: str) -> Any:
+    from stream_trainer.checkpoints import CheckpointDirectory, is_object_store
+
+    if not is_object_store(directory) and not Path(directory).is_dir():
         raise StreamTrainerError(f"{directory}: no such directory.")
-    return list(CheckpointDirectory(directory, identity={}, versions={}).infos(verify=verify))
+    return CheckpointDirectory(directory, identity={}, versions={})
 
 
 # ---------------------------------------------------------------- output

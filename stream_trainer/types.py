@@ -365,3 +365,4 @@ class Snapshot:
     positions: Positions
     counts: Counts
     parts: Mapping[str, State]  # "models/mlp", "scores", "drift", ...: who captured it restores it
+    topic_ids: Mapping[str, str] = field(default_factory=dict)  # topic -> hexadecimal, of sources that know it

@@ -87,10 +87,12 @@ class Segment:
     sound_bytes: int  # what lies behind was torn
 
 
-def decode_segment(content: bytes, *, name: str, may_be_torn: bool) -> Segment | None:
+def decode_segment(content: bytes, *, name: str, may_be_torn: bool, rows_max: int | None = None) -> Segment | None:
     """Header and rows. None: torn in the header, there is no row.
 
-    Args:    may_be_torn: it is the last segment, so that a crash may have cut off its end.
+    Args:
+        may_be_torn: it is the last segment, so that a crash may have cut off its end.
+        rows_max: what lies behind so many rows is void, and not looked at.
     Raises:  CorruptCheckpoint: damage, with the step; CheckpointError: another format.
     """
     line, newline, _ = content.partition(b"\n")
@@ -102,7 +104,7 @@ def decode_segment(content: bytes, *, name: str, may_be_torn: bool) -> Segment |
     positions, partitions = dict(at), tuple(at)
     cuts: list[Cut] = []
     place = len(line) + 1
-    while place < len(content):
+    while place < len(content) and (rows_max is None or len(cuts) < rows_max):
         step = first_step + len(cuts)
         payload_at = _sound_payload(content, place)
         if payload_at is None:

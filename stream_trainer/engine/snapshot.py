@@ -4,6 +4,7 @@ A part is whatever implements Stateful; its name says where it goes back. Not he
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from stream_trainer.contracts import Stateful
 from stream_trainer.errors import CheckpointError
@@ -12,10 +13,18 @@ from stream_trainer.types import Counts, Positions, Snapshot
 __all__ = ["capture", "restore"]
 
 
-def capture(parts: Mapping[str, Stateful], positions: Positions, counts: Counts) -> Snapshot:
+def capture(
+    parts: Mapping[str, Stateful],
+    positions: Positions,
+    counts: Counts,
+    topic_ids: Mapping[str, str] = MappingProxyType({}),
+) -> Snapshot:
     """A copy of all parts between two batches; later batches do not change it."""
     return Snapshot(
-        positions=dict(positions), counts=counts, parts={name: part.capture() for name, part in parts.items()}
+        positions=dict(positions),
+        counts=counts,
+        parts={name: part.capture() for name, part in parts.items()},
+        topic_ids=dict(topic_ids),
     )
 
 

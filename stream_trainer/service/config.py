@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from stream_trainer.checkpoints import is_object_store
 from stream_trainer.engine.bad_records import RATIO_MAX, WINDOW_RECORDS
 from stream_trainer.engine.batcher import BatchPolicy, Growth
 from stream_trainer.engine.drift_monitor import DriftOptions
@@ -150,12 +151,27 @@ class ScoresConfig(Strict):
     half_life_records: int = Field(default=10_000, ge=1)  # of the fading scores
 
 
+def _place(value: Any) -> Any:
+    """A path of this machine, or the address of an object store as it is: a path would lose one of its slashes."""
+    return value if isinstance(value, str) and is_object_store(value) else Path(value)
+
+
 class CheckpointConfig(Strict):
-    directory: Path
+    directory: Annotated[Path | str, BeforeValidator(_place)]
     every_s: float = Field(default=30, gt=0)
     keep: int = Field(default=5, ge=1)
+    keep_every_steps: int | None = Field(default=None, ge=1)  # of older ones, one in so many batches stays for ever
     trusted: bool | Literal["auto"] = "auto"
     journal_bytes_max: int | None = Field(default=268_435_456, ge=0)  # 256 MiB: 20 million batches. null: all of it
+
+    @model_validator(mode="after")
+    def _trust_is_said(self) -> Self:
+        if is_object_store(self.directory) and self.trusted == "auto":
+            raise ValueError(
+                "an object store does not say who else may write it: say trusted: true if only people who may run code "
+                "here can, else trusted: false (then no River model can be loaded)"
+            )
+        return self
 
 
 class DeadLetterConfig(Strict):

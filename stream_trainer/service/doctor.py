@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from stream_trainer.checkpoints.object_store import ObjectStore
 from stream_trainer.clock import SystemClock
 from stream_trainer.contracts import Decoder
 from stream_trainer.decoding import build_decoder
@@ -47,6 +48,9 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     yield _check("codecs", _codecs)
     for name, path in _folders(config):
         yield _folder(name, path)
+    if config.checkpoint and isinstance(config.checkpoint.directory, str):
+        address = config.checkpoint.directory
+        yield _check("checkpoint.directory", lambda: _object_store(address))
     if config.telemetry and config.telemetry.port:
         yield _port(config.telemetry.address, config.telemetry.port)
     chunks: list[RecordChunk] = []
@@ -74,7 +78,7 @@ def _codecs() -> str:
 
 
 def _folders(config: RunConfig) -> Iterator[tuple[str, Path]]:
-    if config.checkpoint:
+    if config.checkpoint and isinstance(config.checkpoint.directory, Path):
         yield "checkpoint.directory", config.checkpoint.directory
     if config.dead_letters and config.dead_letters.file:
         yield "dead_letters.file", config.dead_letters.file.parent
@@ -85,6 +89,13 @@ def _folder(name: str, path: Path) -> Finding:
     ok = existing.is_dir() and os.access(existing, os.W_OK)
     text = f"{path} can be written" if ok else f"{existing} cannot be written by user {os.geteuid()}"
     return Finding(check=name, ok=ok, text=text)
+
+
+def _object_store(address: str) -> str:
+    store = ObjectStore(address)
+    store.open(take_over=False)
+    store.close()
+    return f"{address} can be written"
 
 
 def _port(address: str, port: int) -> Finding:

@@ -17,7 +17,7 @@ from stream_trainer.engine.lifecycle import Lifecycle, LifecycleState
 from stream_trainer.engine.recut import Recut
 from stream_trainer.engine.snapshot import capture, restore
 from stream_trainer.engine.trainer import Trainer
-from stream_trainer.errors import CheckpointError, StreamTrainerError
+from stream_trainer.errors import CheckpointError, Fenced, StreamTrainerError
 from stream_trainer.service.observers import Observer
 from stream_trainer.telemetry.health import Health
 from stream_trainer.types import (
@@ -201,7 +201,9 @@ class Service:
             self._start_save()
 
     def _start_save(self) -> None:
-        snapshot = capture(self.trainer.parts(), self.positions, self.counts)  # 1. state and positions, together
+        topic_ids = getattr(self.source, "topic_ids", {})  # of a source whose topics can be created again
+        # 1. state and positions, together
+        snapshot = capture(self.trainer.parts(), self.positions, self.counts, topic_ids)
         self.dead_letters.flush()  # 2. before we promise never to read those records again
         self._writer.start(snapshot)  # 3. in a thread: files, fsync, rename; the truth changes there, at once
         self._saved_at_s = self.clock.monotonic_s()
@@ -211,9 +213,11 @@ class Service:
             self._saved_batches = saved.snapshot.counts.batches
             self.source.commit(saved.snapshot.positions)  # 4. Kafka's copy, for lag tools; we seek from the snapshot
         else:
-            log.error("checkpoint not saved, learning goes on: %s", saved.error)
+            log.error("checkpoint not saved: %s", saved.error)
         for observer in self.observers:
             observer.saved(saved)  # 5. last, so that no gauge claims what is not on disk
+        if isinstance(saved.error, Fenced):
+            raise saved.error
 
     def _save(self, snapshot: Snapshot) -> int:
         assert self.checkpoints is not None
@@ -228,7 +232,7 @@ class Service:
                 self._committed(saved)
                 if saved.error:
                     raise CheckpointError(
-                        f"{self.checkpoints.path}: the last checkpoint could not be saved ({saved.error}). The one "
+                        f"{self.checkpoints.address}: the last checkpoint could not be saved ({saved.error}). The one "
                         "before is intact; after a restart the records since are read and learned again."
                     ) from saved.error
         self.dead_letters.flush()
@@ -239,6 +243,7 @@ class Service:
         """Save if the state is that of a position: a refusal from outside must not cost what was learned."""
         if (
             isinstance(error, StreamTrainerError)
+            and not isinstance(error, Fenced)  # somebody else goes on from the last checkpoint
             and not self._mid_batch
             and self.lifecycle.state is LifecycleState.RUNNING
         ):

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def rebuild(
-    config: RunConfig, directory: Path, *, from_step: int | None = None, until_step: int | None = None
+    config: RunConfig, directory: Path | str, *, from_step: int | None = None, until_step: int | None = None
 ) -> dict[str, Any]:
     """Learn the batches of the journal again, print the verdict, return the summary.
 
@@ -47,7 +47,8 @@ def rebuild(
     Raises: CheckpointError: the journal does not hold these steps; DataLost: the log does not hold their records.
     """
     saved = build_checkpoints(config, directory)
-    manifests = {info.step: info.body for info in saved.infos(verify=False)}
+    sound = [info for info in saved.infos(verify=False) if info.problem is None]
+    manifests = {info.step: info.body for info in reversed(sound)}  # of one step in two epochs, the later one
     until_step = until_step if until_step is not None else max(manifests, default=0)
     start = saved.load(from_step) if from_step is not None else None
     after_step = start.counts.batches if start else 0

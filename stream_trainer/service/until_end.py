@@ -1,7 +1,7 @@
 """A live log read like a file: up to where it ended when we started."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stream_trainer.contracts import Source
 from stream_trainer.types import Positions, RecordChunk
@@ -20,6 +20,10 @@ class UntilEnd:
     @property
     def exhausted(self) -> bool:
         return all(self._positions[partition] >= end for partition, end in self._ends.items())
+
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        return getattr(self.inner, "topic_ids", {})
 
     def start(self, positions: Positions | None) -> Positions:
         started = self.inner.start(positions)

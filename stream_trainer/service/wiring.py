@@ -147,15 +147,16 @@ def _build_source(
     return replay, build_decoder("json", schema, **limits)
 
 
-def build_checkpoints(config: RunConfig, directory: Path) -> CheckpointDirectory:
+def build_checkpoints(config: RunConfig, directory: Path | str) -> CheckpointDirectory:
     """The checkpoints of this run as they lie in `directory`; nothing is opened yet."""
-    options = config.checkpoint or CheckpointConfig(directory=directory)
+    options = config.checkpoint or CheckpointConfig(directory=directory, trusted=False)
     versions = {name: version(name) for name in ("stream-trainer", "torch", "river", "numpy")}
     return CheckpointDirectory(
         directory,
         identity=config.identity(),
         versions=versions | {"torch threads": str(torch.get_num_threads())},  # sums depend on how they are split
         keep=options.keep,
+        keep_every_steps=options.keep_every_steps,
         trusted=options.trusted,
         journal_bytes_max=options.journal_bytes_max,
     )
@@ -165,6 +166,11 @@ def _build_dead_letters(config: RunConfig) -> DeadLetters:
     chosen = config.dead_letters
     if chosen is None:
         folder = config.checkpoint.directory if config.checkpoint else Path()
+        if isinstance(folder, str):
+            raise ConfigError(
+                f"dead_letters: checkpoint.directory {folder} is an object store, where no line can be appended. Say "
+                "dead_letters.file or dead_letters.topic."
+            )
         return FileDeadLetters(folder / f"{config.name}.dead_letters.jsonl")
     if chosen.file:
         return FileDeadLetters(chosen.file, bytes_max=chosen.bytes_max, files_max=chosen.files_max)

@@ -91,6 +91,6 @@ def _look(path: Path, deaths: Deaths, steps: set[int]) -> None:
     n_cuts = len(list(saved.journal.cuts(after_step=step)[1]))
     deaths.before_learning += n_cuts == 0
     deaths.batches_cut_again += n_cuts
-    deaths.half_saved += bool(list(saved.path.glob("tmp-*")))
+    deaths.half_saved += bool(list(Path(saved.address).glob("tmp-*")))
     steps.add(step)
     deaths.checkpoints_seen = len(steps)

@@ -129,7 +129,7 @@ def test_the_bytes_of_format_1_stay_what_they_are(tmp_path):
     appended, cuts = story(30, seed=5, first_step=41)
     write(tmp_path / "j", appended)
 
-    assert GOLDEN.read_bytes() == (tmp_path / "j" / GOLDEN.name).read_bytes()
+    assert GOLDEN.read_bytes() == (tmp_path / "j" / "000000000041-000001.journal").read_bytes()
     assert (START, cuts) == read(GOLDEN.parent, after_step=40)
 
 
@@ -137,11 +137,11 @@ def test_a_torn_end_is_cut_off_at_every_byte(tmp_path):
     """kill -9 and power cuts stop a write anywhere; every whole row before it counts, and writing goes on."""
     appended, cuts = story(12)
     write(tmp_path / "j", appended[:4])
-    whole = (tmp_path / "j" / "000000000001.journal").read_bytes()
+    whole = (tmp_path / "j" / "000000000001-000001.journal").read_bytes()
     sizes = [len(whole)]  # with 4, 3, ... rows
     for n in (3, 2, 1):
         write(tmp_path / f"j{n}", appended[:n])
-        sizes.append((tmp_path / f"j{n}" / "000000000001.journal").stat().st_size)
+        sizes.append((tmp_path / f"j{n}" / "000000000001-000001.journal").stat().st_size)
     for size in range(len(whole)):
         n_whole = sum(size >= s for s in sizes) and 4 - next(i for i, s in enumerate(sizes) if size >= s)
         for rest in (b"", b"\0" * 20):
@@ -162,7 +162,7 @@ def test_a_flipped_bit_before_the_end_is_damage_and_names_the_step(tmp_path):
     """Rows behind it were promised: to cut them off would be to forget them."""
     appended, cuts = story(4)
     write(tmp_path / "j", appended)
-    path = tmp_path / "j" / "000000000001.journal"
+    path = tmp_path / "j" / "000000000001-000001.journal"
     whole = path.read_bytes()
     write(tmp_path / "j3", appended[:3])
     rows_at, last_row_at = whole.index(b"\n") + 1, (tmp_path / "j3" / path.name).stat().st_size
@@ -186,10 +186,10 @@ def test_a_missing_segment_and_a_journal_that_begins_later_are_refused(tmp_path)
     """Batches that nobody can name cannot be cut again."""
     appended, _ = story(9)
     write(tmp_path / "j", appended, rows_max=3)
-    (tmp_path / "j" / "000000000004.journal").unlink()
+    (tmp_path / "j" / "000000000004-000001.journal").unlink()
     with pytest.raises(CorruptCheckpoint, match="begins with step 7, expected 4: the rows between are missing"):
         read(tmp_path / "j")
-    (tmp_path / "j" / "000000000001.journal").unlink()
+    (tmp_path / "j" / "000000000001-000001.journal").unlink()
     with pytest.raises(CheckpointError, match="begins with step 7; expected one that has step 3"):
         read(tmp_path / "j", after_step=2)
 
@@ -198,7 +198,7 @@ def test_another_format_is_refused(tmp_path):
     """Guessing at bytes would cut other batches."""
     appended, _ = story(2)
     write(tmp_path / "j", appended)
-    path = tmp_path / "j" / "000000000001.journal"
+    path = tmp_path / "j" / "000000000001-000001.journal"
     body = '{"format": 2}'
     path.write_text(f'{{"body": {body}, "crc32": {crc32(body.encode())}}}\n')
     with pytest.raises(CheckpointError, match="format 2, this version reads format 1"):
@@ -217,7 +217,7 @@ def test_segments_go_only_when_large_and_needed_by_no_checkpoint(tmp_path):
     BatchJournal(tmp_path / "j", bytes_max=size - 1).forget(up_to_step=30)
     assert cuts[3:] == read(tmp_path / "j", after_step=3)[1]
     BatchJournal(tmp_path / "j", bytes_max=0).forget(up_to_step=14)
-    assert "000000000013.journal" == min(path.name for path in (tmp_path / "j").iterdir())
+    assert "000000000013-000001.journal" == min(path.name for path in (tmp_path / "j").iterdir())
 
 
 def test_a_full_disk_delays_rows_and_loses_none(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_every_flipped_bit_is_noticed(directory):
     directory.save(snapshot(1), saved_at_s=1.0)
     rng = random.Random(3)
     (path,) = (info.path for info in directory.infos(verify=False))
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(p for p in Path(path).rglob("*") if p.is_file())
     for _ in range(300):
         victim = rng.choice(files)
         sound = victim.read_bytes()
@@ -98,7 +99,7 @@ def test_a_damaged_newest_is_passed_over_and_its_step_can_be_saved_again(directo
     """The one before is intact; learning the lost batches again reaches the same step and must be kept then."""
     directory.save(snapshot(1), saved_at_s=1.0)
     directory.save(snapshot(2), saved_at_s=2.0)
-    newest = directory.path / "checkpoint-000000000002"
+    newest = Path(directory.address) / "checkpoint-000001-000000000002"
     victim = newest / ("manifest.json" if damage == "no manifest" else "arrays.safetensors")
     if damage == "torn":
         os.truncate(victim, victim.stat().st_size - 1)
@@ -114,7 +115,7 @@ def test_a_damaged_newest_is_passed_over_and_its_step_can_be_saved_again(directo
 def test_nothing_sound_left_is_an_error_not_a_fresh_start(directory):
     """To begin again silently would forget everything learned."""
     directory.save(snapshot(1), saved_at_s=1.0)
-    (directory.path / "checkpoint-000000000001" / "state.json").write_text("{}")
+    (Path(directory.address) / "checkpoint-000001-000000000001" / "state.json").write_text("{}")
 
     with pytest.raises(CorruptCheckpoint, match="none of its 1 checkpoints verifies"):
         directory.load_newest()
@@ -128,10 +129,10 @@ def test_a_save_that_dies_leaves_no_trace(directory, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("stream_trainer.checkpoints.files.save_file", full)
+        patch.setattr("stream_trainer.checkpoints.files.tensor_chunks", full)
         with pytest.raises(OSError, match="No space left"):
             directory.save(snapshot(2), saved_at_s=2.0)
-    assert [] == list(directory.path.glob("tmp-*"))
+    assert [] == list(Path(directory.address).glob("tmp-*"))
     assert 1 == directory.load_newest().counts.batches
     directory.save(snapshot(2), saved_at_s=3.0)
     assert 2 == directory.load_newest().counts.batches
@@ -149,7 +150,7 @@ def test_leftovers_of_a_killed_save_are_removed_at_start(tmp_path):
 
 def test_a_second_writer_is_fenced(directory):
     """Two writers would teach records twice."""
-    second = CheckpointDirectory(directory.path, identity=IDENTITY, versions={})
+    second = CheckpointDirectory(directory.address, identity=IDENTITY, versions={})
 
     with pytest.raises(Fenced, match=rf"in use by process {os.getpid()} on "):
         second.open()
@@ -162,7 +163,7 @@ def test_another_configuration_is_refused_by_name(directory):
     """Weights of another network must not be loaded because the shapes happen to fit."""
     directory.save(snapshot(1), saved_at_s=1.0)
     directory.close()
-    other = CheckpointDirectory(directory.path, identity={"schema": "a1", "models.mlp": "c3"}, versions={})
+    other = CheckpointDirectory(directory.address, identity={"schema": "a1", "models.mlp": "c3"}, versions={})
     other.open()
 
     with pytest.raises(CheckpointError, match=r"another configuration: models\.mlp differ"):
@@ -173,11 +174,11 @@ def test_another_configuration_is_refused_by_name(directory):
 def test_pickles_are_loaded_only_from_a_directory_that_nobody_else_can_write(directory):
     """Loading a pickle runs code."""
     directory.save(snapshot(1), saved_at_s=1.0)
-    directory.path.chmod(0o770)
+    Path(directory.address).chmod(0o770)
     with pytest.raises(CheckpointError, match="loading a pickle runs code"):
         directory.load_newest()
 
-    directory.path.chmod(0o700)
+    Path(directory.address).chmod(0o700)
     assert directory.load_newest() is not None
 
 
@@ -209,7 +210,7 @@ def test_the_background_writer_reports_a_failure_once():
 def test_a_snapshot_written_elsewhere_can_be_moved(directory, tmp_path):
     """A backup is a copy of the folder: no absolute path inside."""
     directory.save(snapshot(1), saved_at_s=1.0)
-    shutil.copytree(directory.path, tmp_path / "moved", ignore=shutil.ignore_patterns("lock"))
+    shutil.copytree(directory.address, tmp_path / "moved", ignore=shutil.ignore_patterns("lock"))
     moved = CheckpointDirectory(tmp_path / "moved", identity=IDENTITY, versions={})
 
     assert 1 == moved.load_newest().counts.batches
