@@ -177,6 +177,18 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             (f"sum by (model, event, arm) ({rise(names.REACTIONS, '1h')})", "{{model}} {{event}} {{arm}}"),
             (now(names.RACE_ACTIVE), "{{model}} race"),
         ),
+        panel(
+            "Since the last reaction",
+            "How long ago each of them was.",
+            "s",
+            (f"time() - {now(names.LAST_REACTION)}", "{{model}} {{event}}"),
+        ),
+        panel(
+            "Drift events",
+            "Told to the file or topic of events within the last hour; `lost`: it could not be reached for too long.",
+            "short",
+            (f"sum by (outcome) ({rise(names.EVENTS, '1h')})", "{{outcome}}"),
+        ),
     ],
     "What did it do?": [
         panel(

@@ -191,6 +191,19 @@ class DeadLetterConfig(Strict):
         return self
 
 
+class EventsConfig(Strict):
+    """Where each drift alarm and each reaction to one is told as JSON, beside the log."""
+
+    file: Path | None = None
+    topic: str | None = None  # on the brokers of the source
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.file is None) == (self.topic is None):
+            raise ValueError("expected exactly one of file, topic")
+        return self
+
+
 class TelemetryConfig(Strict):
     address: str = "127.0.0.1"
     port: int = Field(default=9464, ge=0, le=65535)
@@ -216,6 +229,7 @@ class RunConfig(Strict):
     scores: ScoresConfig = ScoresConfig()
     checkpoint: CheckpointConfig | None = None
     dead_letters: DeadLetterConfig | None = None
+    events: EventsConfig | None = None
     telemetry: TelemetryConfig | None = TelemetryConfig()
     limits: LimitsConfig = LimitsConfig()
 

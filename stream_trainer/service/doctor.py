@@ -82,6 +82,8 @@ def _folders(config: RunConfig) -> Iterator[tuple[str, Path]]:
         yield "checkpoint.directory", config.checkpoint.directory
     if config.dead_letters and config.dead_letters.file:
         yield "dead_letters.file", config.dead_letters.file.parent
+    if config.events and config.events.file:
+        yield "events.file", config.events.file.parent
 
 
 def _folder(name: str, path: Path) -> Finding:

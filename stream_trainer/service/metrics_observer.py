@@ -7,6 +7,7 @@ from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.service.loop import Service
 from stream_trainer.service.observers import Observer
 from stream_trainer.service.until_end import UntilEnd
+from stream_trainer.streams.event_places import EventQueue
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.telemetry.health import Heartbeat
 from stream_trainer.telemetry.metrics import Metrics
@@ -24,6 +25,7 @@ class MetricsObserver(Observer):
         self.metrics, self.heartbeat, self._clock = metrics, heartbeat, clock
         self._looked_s = -EVERY_S
         self.service: Service | None = None  # set once it exists
+        self.events: EventQueue | None = None  # likewise, where one is configured
 
     def started(self, positions: Positions, counts: Counts) -> None:
         self.heartbeat.beat()
@@ -75,6 +77,8 @@ class MetricsObserver(Observer):
                 self.metrics.observe_norms(name, model.norm_drift())
         if trainer.reaction:
             self.metrics.observe_races(trainer.reaction.racing())
+        if self.events:
+            self.metrics.observe_events(delivered=self.events.delivered, lost=self.events.lost)
         inner = source.inner if isinstance(source, UntilEnd) else source
         if isinstance(inner, KafkaSource):
             self.metrics.observe_source(rebuilds=inner.rebuilds, retriable_errors=inner.retriable_errors)

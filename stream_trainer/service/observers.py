@@ -1,14 +1,10 @@
 """Who is told what the loop does: metrics, the view, the demo's producer. All on the loop's thread, so be quick."""
 
-import logging
-
 from stream_trainer.checkpoints import Saved
 from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.types import Alarm, Counts, Positions, ReactionEvent, ReactionKind, StepReport
 
-__all__ = ["AlarmLog", "Observer", "describe", "describe_reaction"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Observer", "describe", "describe_reaction"]
 
 
 class Observer:
@@ -28,17 +24,6 @@ class Observer:
 
     def saved(self, saved: Saved) -> None:
         """A checkpoint was written, or could not be."""
-
-
-class AlarmLog(Observer):
-    """One line per alarm and per reaction to one, with the numbers that an operator will ask for."""
-
-    def stepped(self, report: StepReport, step_s: float) -> None:
-        for alarm in report.alarms:
-            found = alarm.detection
-            log.warning("%s (statistic %.3g, threshold %.3g)", describe(alarm), found.statistic, found.threshold)
-        for event in report.events:
-            log.warning("%s", describe_reaction(event))
 
 
 def describe(alarm: Alarm) -> str:

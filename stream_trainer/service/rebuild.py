@@ -109,7 +109,9 @@ def _without_traces(config: RunConfig) -> RunConfig:
     if source.kafka:
         source = source.model_copy(update={"kafka": replace(source.kafka, group_id=None)})
     patient = DeadLetterConfig(file=Path(os.devnull), ratio_max=1.0)  # not written: the rejects are logged
-    return config.model_copy(update={"source": source, "checkpoint": None, "telemetry": None, "dead_letters": patient})
+    return config.model_copy(
+        update={"source": source, "checkpoint": None, "telemetry": None, "events": None, "dead_letters": patient}
+    )
 
 
 def _warn_of_other_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -22,14 +22,16 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.evaluation import Prequential
 from stream_trainer.models import build_model
 from stream_trainer.schema import Schema
-from stream_trainer.service.config import CheckpointConfig, DeadLetterConfig, RunConfig, TelemetryConfig
+from stream_trainer.service.config import CheckpointConfig, DeadLetterConfig, EventsConfig, RunConfig, TelemetryConfig
+from stream_trainer.service.events import EventLog, EventTeller
 from stream_trainer.service.guard import leave_when_stuck
 from stream_trainer.service.loop import Service
 from stream_trainer.service.metrics_observer import MetricsObserver
-from stream_trainer.service.observers import AlarmLog, Observer
+from stream_trainer.service.observers import Observer
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
+from stream_trainer.streams.event_places import EventQueue, FileEvents, TopicEvents
 from stream_trainer.streams.files import LINE_BYTES_MAX, FileSource
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
@@ -66,7 +68,7 @@ def assemble(
         if replay is not None:
             # Nothing arrives from a finished file, so nothing can be old: cut by count, the same cut in every replay.
             batch = replace(config.batch, age_s_max=None)
-            config = config.model_copy(update={"checkpoint": None, "telemetry": None, "batch": batch})
+            config = config.model_copy(update={"checkpoint": None, "telemetry": None, "events": None, "batch": batch})
         elif config.source.kafka and config.source.kafka.bootstrap_servers == EMBEDDED:
             broker = stack.enter_context(EmbeddedBroker())
             config = with_embedded_broker(config, broker, partitions=1)
@@ -76,7 +78,13 @@ def assemble(
         heartbeat = Heartbeat(clock)
         metrics = _build_metrics(config, schema, trainer)
         metrics_observer = MetricsObserver(metrics, heartbeat, clock)
-        alarm_log = [AlarmLog()] if config.drift.reaction_policy != "none" else []
+        told: list[Observer] = []
+        if config.drift.reaction_policy != "none":
+            told.append(EventLog(config.name, clock))
+        if config.events:
+            metrics_observer.events = _build_events(config, config.events)
+            stack.callback(metrics_observer.events.close)
+            told.append(EventTeller(metrics_observer.events, config.name, clock))
         service = Service(
             source=source,
             decoder=decoder,
@@ -86,7 +94,7 @@ def assemble(
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
             dead_letters=dead_letters or _build_dead_letters(config),
             bad_records=_build_bad_records(config.dead_letters),
-            observers=[metrics_observer, *alarm_log, *observers],
+            observers=[metrics_observer, *told, *observers],
             clock=clock,
         )
         metrics_observer.service = service
@@ -179,6 +187,16 @@ def _build_dead_letters(config: RunConfig) -> DeadLetters:
         raise ConfigError("dead_letters.topic needs source.kafka: its brokers get the topic. Use dead_letters.file.")
     kafka = config.source.kafka
     return TopicDeadLetters(kafka.bootstrap_servers, chosen.topic, client=_producer_settings(kafka.client))
+
+
+def _build_events(config: RunConfig, chosen: EventsConfig) -> EventQueue:
+    if chosen.file:
+        return EventQueue(FileEvents(chosen.file))
+    assert chosen.topic is not None
+    if config.source.kafka is None:
+        raise ConfigError("events.topic needs source.kafka: its brokers get the topic. Use events.file.")
+    kafka = config.source.kafka
+    return EventQueue(TopicEvents(kafka.bootstrap_servers, chosen.topic, client=_producer_settings(kafka.client)))
 
 
 def _producer_settings(client: Mapping[str, object]) -> dict[str, object]:

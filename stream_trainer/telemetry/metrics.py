@@ -117,6 +117,7 @@ class Metrics:
                 series.set(names.LAST_DETECTION, now_wall_s, alarm.signal)
             for event in report.events:
                 series.add(names.REACTIONS, 1, event.model, event.kind.value, event.arm.value)
+                series.set(names.LAST_REACTION, now_wall_s, event.model, event.kind.value)
 
     def _observe_model(self, model: str, report: ModelReport, n: int) -> None:
         series, learned = self._series, report.learned
@@ -189,6 +190,12 @@ class Metrics:
             for model, races in racing.items():
                 self._series.set(names.RACE_ACTIVE, float(races), model)
 
+    def observe_events(self, *, delivered: int, lost: int) -> None:
+        """Totals of this process, as the queue of events has counted them."""
+        with self._series.lock:
+            self._series.set(names.EVENTS, delivered, "delivered")
+            self._series.set(names.EVENTS, lost, "lost")
+
     # ------------------------------------------------------------ the service
 
     def checkpoint_saved(self, *, step: int, seconds: float, n_bytes: int, now_wall_s: float) -> None:
@@ -252,6 +259,8 @@ class Metrics:
         ):
             announce(family, each_model)
         announce(names.REACTIONS, [(model, kind.value, arm.value) for model in models for kind, arm in _OUTCOMES])
+        announce(names.LAST_REACTION, product(models, [kind.value for kind in ReactionKind]))
+        announce(names.EVENTS, [("delivered",), ("lost",)])
         announce(names.DETECTIONS, product(signals, ("", *models), each_direction))
         announce(names.LAST_DETECTION, [(signal,) for signal in signals])
         for family in (names.DRIFT_SCORE, names.DRIFT_THRESHOLD):

@@ -160,6 +160,8 @@ REACTIONS = _counter(
     "What was done about worse errors of a model; arm is the one that serves from then on.",
     *("model", "event", "arm"),
 )
+LAST_REACTION = _gauge("reaction_last_timestamp_seconds", "When each of these was last done.", *("model", "event"))
+EVENTS = _counter("drift_events", "Alarms and reactions told to events.file or events.topic, by outcome.", "outcome")
 RACE_ACTIVE = _gauge("race_active", "1 while challengers of a model race it.", "model")
 
 # Checkpoints: how much a crash would cost.

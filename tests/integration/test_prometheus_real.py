@@ -27,6 +27,10 @@ from stream_trainer.types import (
     Direction,
     LearnReport,
     ModelReport,
+    NormDrift,
+    RaceArm,
+    ReactionEvent,
+    ReactionKind,
     StepReport,
     TopicPartition,
 )
@@ -129,12 +133,16 @@ def observe(metrics, *, learned):
         },
         alarms=(Alarm(signal="error", model="mlp", feature=None, record=learned, detection=detection),),
         counts=Counts(learned=learned),
+        events=(ReactionEvent(model="mlp", kind=ReactionKind.SUSPECT, record=learned, arm=RaceArm.KEEP),),
     )
     scores = SimpleNamespace(cumulative={"accuracy": 5 / 7}, fading={"accuracy": 5 / 7, "auc": float("nan")})
     metrics.observe_step(report, step_s=0.004, now_wall_s=time.time())
     metrics.observe_scores({"mlp": scores}, {"majority": scores})
     metrics.observe_lags({TopicPartition(ODD_NAME, 0): 3})
     metrics.observe_drift_scores({("feature", "", "distance"): (0.1, 0.2)})
+    metrics.observe_feature_rates({"distance": (0.0, 0.1)})
+    metrics.observe_norms("mlp", {"norms.0": NormDrift(0.2, 0.1, 0.0, 0.5, 1.5, 1.0)})
+    metrics.observe_events(delivered=learned, lost=0)
     metrics.checkpoint_saved(step=1, seconds=0.02, n_bytes=1000, now_wall_s=time.time())
 
 

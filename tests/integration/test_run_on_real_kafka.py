@@ -112,3 +112,28 @@ def test_doctor_reads_a_sample_of_the_real_topic(start, run_config, topic, boots
     assert process.popen.returncode == 0, text
     assert "50 of 51 records looked at can be learned" in text
     assert "1 rejected as missing_feature" in text
+
+
+def test_drift_events_reach_their_topic_once_each(start, run_config, topic, bootstrap_servers, events, tmp_path):
+    """The id is the key: a run that learns the same batches again adds nothing that is new."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    admin.create_topics([NewTopic(f"{topic}-drift", 1, 1)])
+    admin.close()
+    dearer = [json.dumps(json.loads(event) | {"amount": 500.0}).encode() for event in events[8_000:]]
+    send(bootstrap_servers, topic, [*events[:8_000], *dearer])
+    path = run_config(topic, events={"topic": f"{topic}-drift"})
+    for directory in ("first", "again"):
+        other = ("--set", f"checkpoint.directory={tmp_path / directory}")
+        assert 0 == start("run", path, "--json", "--until-end", *other).end()[0]
+    consumer = kafka.KafkaConsumer(
+        f"{topic}-drift", bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest", consumer_timeout_ms=3_000
+    )
+    told = [(record.key.decode(), json.loads(record.value)) for record in consumer]
+    consumer.close()
+
+    keys = [key for key, _ in told]
+    assert keys == [event["id"] for _, event in told]
+    assert keys[: len(keys) // 2] == keys[len(keys) // 2 :]
+    [jump] = [event for _, event in told[: len(told) // 2] if event["feature"] == "amount"]
+    assert (jump["event"], jump["signal"], jump["model"]) == ("alarm", "feature", None)
+    assert 8_000 < jump["positions"][f"{topic}-0"] <= 8_000 + 500
