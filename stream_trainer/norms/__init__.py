@@ -11,6 +11,7 @@ dense layers; all others give gradient to every layer.
 
 from stream_trainer.norms.base import NormDrift
 from stream_trainer.norms.convert import convert_norms
+from stream_trainer.norms.kernel import kernel_in_use
 from stream_trainer.norms.maintenance import drift_numbers, freeze, recompute_moments
 from stream_trainer.norms.moments import RunningMoments
 from stream_trainer.norms.registry import NORMS, build_norm
@@ -26,6 +27,7 @@ __all__ = [
     "drift_numbers",
     "freeze",
     "gather_over",
+    "kernel_in_use",
     "recompute_moments",
     "standardise_weights",
 ]

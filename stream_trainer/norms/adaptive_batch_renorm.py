@@ -26,7 +26,9 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
-from stream_trainer.norms.horizons import BatchMoments, TwoHorizonMoments
+from stream_trainer.norms.fused import FusedAdaptiveRenorm
+from stream_trainer.norms.horizons import TwoHorizonMoments
+from stream_trainer.norms.kernel import kernel_state, kernel_takes
 
 __all__ = ["AdaptiveBatchRenorm"]
 
@@ -110,7 +112,8 @@ class AdaptiveBatchRenorm(StatefulNorm):
             num_features, half_life_records_slow=half_life_records_slow, half_life_records_fast=half_life_records_fast
         )
         self.register_buffer("control", torch.tensor(_Control(), dtype=torch.float64))
-        self._last: tuple[Tensor, Tensor, Tensor, int] | None = None
+        self._memory_slow = -math.log(2) / half_life_records_slow
+        self._last: tuple[tuple[Tensor, Tensor] | Tensor, int] | None = None
 
     def moments_input(self, x: Tensor) -> Tensor:
         """u: x after the normalisation of each record."""
@@ -130,32 +133,45 @@ class AdaptiveBatchRenorm(StatefulNorm):
     def normalise_batch(self, x: Tensor) -> Tensor:
         if self.per_record == "layer":
             self.check_values(x, x.shape[1:].numel(), 2, "Build the layer with per_record='none'.")
-        return _AdaptiveRenorm.apply(x, self.weight, self.bias, self)
+        weight, bias, moments = self.weight, self.bias, self.moments
+        state = kernel_state(moments) if kernel_takes(x, weight, bias) else None
+        if state is None:
+            return _AdaptiveRenorm.apply(x, weight, bias, self)
+        return FusedAdaptiveRenorm.apply(x, weight, bias, self, moments, state)
 
     # ------------------------------------------------------------ state, moved by _AdaptiveRenorm
 
     def read_control(self) -> _Control:
-        return _Control(*self.control.tolist())
+        return _Control._make(self.control.tolist())
 
     def write_control(self, control: _Control) -> None:
-        self.control.copy_(torch.from_numpy(np.array(control)))
+        buffer = self.control
+        if buffer.is_cpu:
+            buffer.numpy()[:] = control
+        else:
+            buffer.copy_(torch.from_numpy(np.array(control)))
 
-    def observe(self, control: _Control, batch: BatchMoments, shift_C: Tensor, n: int) -> _Control:
-        """Learn from the forward pass of a batch: correlation, moments, and the share for the next batch."""
-        memory_slow = -math.log(2) / self.moments.half_lives[0]
+    def remember(self, ratio_shift: tuple[Tensor, Tensor] | Tensor, n: int) -> None:
+        """For `drift`: standard deviation and mean of the last batch, in running standard deviations."""
+        object.__setattr__(self, "_last", (ratio_shift, n))  # nn.Module's own takes longer than a torch operation
+
+    def observe(self, control: _Control, n: int, n_records: int, shift_power: float, distance: float) -> _Control:
+        """Learn from the forward pass of a batch: the correlation of its records, and the share for the next batch.
+
+        Args: n_records: seen so far, these included. shift_power: the batch's mean, in running standard deviations,
+              squared; mean over channels. distance: between the horizons, the batch merged already.
+        """
+        memory_slow = self._memory_slow
         correlation, paired = control.correlation, control.records_paired
         if n >= 2:
             # Means of n independent records have variance 1/n; what is above comes from their correlation.
-            z2 = min(1.0, float(torch.dot(shift_C, shift_C)) / len(shift_C))
+            z2 = min(1.0, shift_power)
             paired += n
             correlation += _mean_weight(n, paired, memory_slow) * ((n * z2 - 1) / (n - 1) - correlation)
-        self.moments.merge(batch, n)
-        n_records = int(self.moments.n_records)
-        distance = self.moments.distance(self.eps)
         weight = _mean_weight(n, n_records, memory_slow)
         log_distance = control.log_distance + weight * (math.log(distance) - control.log_distance)
         share = max(self._floor(control.floor_logit), 1 - DRIFT_RATIO * math.exp(log_distance) / distance)
-        return control._replace(log_distance=log_distance, correlation=correlation, records_paired=paired, share=share)
+        return _Control(log_distance, correlation, paired, share, *control[4:])
 
     def _floor(self, logit: float) -> float:
         return 1 / (1 + math.exp(-logit)) if self.learn_floor else 0.0
@@ -167,13 +183,17 @@ class AdaptiveBatchRenorm(StatefulNorm):
         usual_n = control.usual_n
         if self.learning:
             usual_n = usual_n + (1 - SIZE_MEMORY**n) * (n - usual_n) if usual_n else float(n)
-        return control._replace(usual_n=usual_n), n / (n + 1) * math.sqrt(min(1.0, n / (usual_n or n)))
+            control = _Control(*control[:4], usual_n, *control[5:])
+        return control, n / (n + 1) * math.sqrt(min(1.0, n / (usual_n or n)))
+
+    def trust(self, n: int, positions: int, correlation: float) -> float:
+        """s: how far the moments of a batch can be trusted, by the number of its values that are worth something."""
+        effective = n / (1 + (n - 1) * min(1.0, max(0.0, correlation)) / CORRELATION_PART)
+        return float(1 - SHRINKAGE ** ((effective * positions) ** 2))
 
     def learn_floor_from(self, control: _Control, gradient: float, n: int) -> _Control:
         """One step down the loss, normalised by the power of its gradient: `gradient` is dL/dshare."""
-        if not math.isfinite(
-            gradient
-        ):  # the model skips such a step; remembered here, it would stop the floor for ever
+        if not math.isfinite(gradient):  # the model skips such a step; remembered, it would stop the floor for ever
             return control
         power = control.floor_power + (1 - FLOOR_MEMORY**n) * (gradient * gradient - control.floor_power)
         logit = control.floor_logit - self.learn_floor * math.sqrt(n) * gradient / math.sqrt(power + 1e-20)
@@ -188,7 +208,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
         """Between the horizons; both numbers contain the noise of a stream at rest."""
         if self._last is None:
             return None
-        shift, var_batch, inverse, n = self._last
+        (ratio, shift), n = self._last
         control = self.read_control()
         return NormDrift(
             distance=self.moments.distance(self.eps),
@@ -196,7 +216,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
             clipped=float((shift.abs() > SHIFT_MAX).double().mean()),
             fast_share=control.share,
             shift=math.sqrt(n * float(torch.dot(shift, shift)) / len(shift)),
-            scale=float(((var_batch + self.eps) * inverse * inverse).log_().mean().div_(2).exp_()),
+            scale=float(ratio.log().mean().exp_()),
         )
 
     def extra_repr(self) -> str:
@@ -233,9 +253,11 @@ class _AdaptiveRenorm(torch.autograd.Function):
         limited = shift.clamp(-SHIFT_MAX, SHIFT_MAX)
         mean += (shift - limited).div_(inverse)  # moves a channel that is too far out back to the limit
         y = torch.native_batch_norm(u, weight, bias, mean, var, False, 0.0, eps)[0]
-        layer._last = (shift, batch.var_C, inverse, n)
+        layer.remember(((batch.var_C + eps).sqrt_().mul_(inverse), shift), n)
         if layer.learning:
-            control = layer.observe(control, batch, shift, n)
+            moments.merge(batch, n)
+            power = float(torch.dot(shift, shift)) / len(shift)
+            control = layer.observe(control, n, int(moments.n_records), power, moments.distance(eps))
             layer.write_control(control)
         ctx.save_for_backward(x, u, mean_record, inverse_record, weight, mean, var, inverse, limited, batch.var_C, gap)
         ctx.layer, ctx.correlation = layer, control.correlation
@@ -256,11 +278,10 @@ class _AdaptiveRenorm(torch.autograd.Function):
             if layer.learn_floor:
                 control = layer.learn_floor_from(control, -float(torch.dot(sum_g, gap)) / damping, n)
             layer.write_control(control)
+        of_affine = (None, None) if weight is None else (dweight, dbias)
         if not ctx.needs_input_grad[0]:
-            return None, dweight, dbias, None
-        # s: how far the moments of the batch can be trusted, by the number of its values that are worth something.
-        effective = n / (1 + (n - 1) * min(1.0, max(0.0, ctx.correlation)) / CORRELATION_PART)
-        s, share = 1 - SHRINKAGE ** ((effective * positions) ** 2), 1 / (n * positions)
+            return None, *of_affine, None
+        s, share = layer.trust(n, positions, ctx.correlation), 1 / (n * positions)
         # Regression of g on (1, xhat), the moments of xhat shrunk to (0, 1); the fraction is cancelled by s:
         #   slope = s (m(g xhat) - s m(g) m(xhat)) / (1 - s + s m(xhat^2) - s^2 m(xhat)^2),  here for sums, not means.
         covariance = torch.addcmul(dweight * scale, sum_g, mean_x, value=-s)
@@ -272,8 +293,8 @@ class _AdaptiveRenorm(torch.autograd.Function):
         view = (1, -1, *[1] * (u.dim() - 2))
         du = torch.addcmul(constant.view(view), scale.view(view), dy).addcmul_(slope_u.view(view), u, value=-share)
         if mean_record is None:
-            return du, dweight, dbias, None
+            return du, *of_affine, None
         dx = torch.ops.aten.native_layer_norm_backward(
             du, x, x.shape[1:], mean_record, inverse_record, None, None, [True, False, False]
         )[0]
-        return dx, dweight, dbias, None
+        return dx, *of_affine, None

@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
+from stream_trainer.norms.fused import FusedRenorm
+from stream_trainer.norms.kernel import kernel_state, kernel_takes
 from stream_trainer.norms.moments import RunningMoments, record_moments
 from stream_trainer.norms.precision import in_float32
 
@@ -133,7 +135,7 @@ class BatchRenorm(StatefulNorm):
         super().__init__(num_features, dims=dims, eps=preset.eps, affine=affine)
         self.preset = preset
         self.moments = RunningMoments(num_features, half_life_records=preset.half_life_records)
-        self._last: tuple[Tensor, Tensor, float, float, int] | None = None
+        self._last: tuple[tuple[Tensor, Tensor] | Tensor, float, float, int] | None = None
 
     def forward(self, x: Tensor, record_weight_N: Tensor | None = None) -> Tensor:
         """Normalise a batch; in training, move the moments once.
@@ -151,7 +153,11 @@ class BatchRenorm(StatefulNorm):
         return in_float32(lambda wide_x: self._normalise_weighted(wide_x, record_weight_N), x)
 
     def normalise_batch(self, x: Tensor) -> Tensor:
-        return _Renormalise.apply(x, self.weight, self.bias, self)
+        weight, bias, moments = self.weight, self.bias, self.moments
+        state = kernel_state(moments) if kernel_takes(x, weight, bias) else None
+        if state is None:
+            return _Renormalise.apply(x, weight, bias, self)
+        return FusedRenorm.apply(x, weight, bias, self, moments, state)
 
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance per channel, every record alike."""
@@ -169,8 +175,13 @@ class BatchRenorm(StatefulNorm):
         inverse_std = (moments.var + self.eps).rsqrt_()
         r = inverse_std / inverse_std_B
         d = (mean_B - moments.mean).mul_(inverse_std)
-        self._last = (r, d, r_max, d_max, n)
+        self.remember((r, d), r_max, d_max, n)
         return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max), inverse_std_B
+
+    def remember(self, r_d: tuple[Tensor, Tensor] | Tensor, r_max: float, d_max: float, n: int) -> None:
+        """r and d of the last batch before their limits, for `drift`."""
+        last = (r_d, r_max, d_max, n)
+        object.__setattr__(self, "_last", last)  # nn.Module's own takes longer than a torch operation
 
     def _normalise_weighted(self, x: Tensor, record_weight_N: Tensor) -> Tensor:
         share = (record_weight_N / record_weight_N.sum().clamp_min(1e-12)).to(x.dtype)
@@ -198,7 +209,7 @@ class BatchRenorm(StatefulNorm):
         """Of the last batch against the moments: `usual` is unknown, it depends on the values in that batch."""
         if self._last is None:
             return None
-        r, d, r_max, d_max, n = self._last
+        (r, d), r_max, d_max, n = self._last
         clipped = (d.abs() > d_max) | (r > r_max) | (r < 1 / r_max)
         d_square, log_r = d.square(), r.log()
         return NormDrift(

@@ -67,10 +67,14 @@ class TwoHorizonMoments(WideModule):
         self.n_records.fill_(n_records)
         self._weigh(n_records + PRIOR_RECORDS)
 
+    def decays(self, n: int, like: Tensor) -> "Decays":
+        """What a batch of n records does to both memories."""
+        return _decays(n, *self.half_lives, like.dtype, like.device)
+
     def measure(self, u: Tensor) -> BatchMoments:
         """The moments of a batch of N >= 1 records; changes nothing."""
         mean_NC, var_NC = record_moments(u)
-        share_3N = _decays(u.shape[0], *self.half_lives, u.dtype, u.device).share_3N
+        share_3N = self.decays(u.shape[0], u).share_3N
         mean = share_3N @ mean_NC
         mean_fast = mean[1]
         scatter_NC = (mean_NC - mean_fast).square_()
@@ -84,7 +88,7 @@ class TwoHorizonMoments(WideModule):
 
     def merge(self, batch: BatchMoments, n: int) -> None:
         """Learn what was measured, in place."""
-        decay = _decays(n, *self.half_lives, self.mean.dtype, self.mean.device)
+        decay = self.decays(n, self.mean)
         self.n_records.add_(n)
         merge_moments_(
             self.mean,
@@ -104,22 +108,24 @@ class TwoHorizonMoments(WideModule):
         return (float(torch.dot(gap / slow, gap)) + float(torch.dot(spread, spread)) / 2) / len(gap) + self.noise
 
 
-class _Decays(NamedTuple):
+class Decays(NamedTuple):
+    """What a batch of n records does to both memories; the fields as in decay.py's Decay, slow before fast."""
+
     share_3N: Tensor  # slow, fast, and every record alike
     mass: Tensor  # (2, 1) float64
     kept: Tensor
+    masses: tuple[float, float]  # the same once more, for the compiled kernel
+    kepts: tuple[float, float]
 
 
 @lru_cache(maxsize=1024)
-def _decays(n: int, half_life_slow: float, half_life_fast: float, dtype: torch.dtype, device: torch.device) -> _Decays:
+def _decays(n: int, half_life_slow: float, half_life_fast: float, dtype: torch.dtype, device: torch.device) -> Decays:
     like = torch.empty(0, dtype=dtype, device=device)
     slow, fast, alike = (decay_of_batch(n, half_life, like) for half_life in (half_life_slow, half_life_fast, None))
     with torch.inference_mode(False):
-        mass, kept = (
-            torch.tensor(pair, dtype=torch.float64, device=device).view(2, 1)
-            for pair in ((slow.mass, fast.mass), (slow.kept, fast.kept))
-        )
-        return _Decays(torch.stack([slow.share_N, fast.share_N, alike.share_N]), mass, kept)
+        pairs = ((slow.mass, fast.mass), (slow.kept, fast.kept))
+        mass, kept = (torch.tensor(pair, dtype=torch.float64, device=device).view(2, 1) for pair in pairs)
+        return Decays(torch.stack([slow.share_N, fast.share_N, alike.share_N]), mass, kept, *pairs)
 
 
 def _noise_distance(half_life_slow: float, half_life_fast: float) -> float:

@@ -10,6 +10,8 @@ from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms import build_norm, freeze
 from stream_trainer.norms.decay import half_life_of
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "norms"
 CASES = {
     "dense": {},

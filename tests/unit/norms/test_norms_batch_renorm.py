@@ -8,6 +8,8 @@ from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms import build_norm
 from stream_trainer.norms.batch_renorm import RENORM_PRESETS, RenormPreset
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 SHAPES = [(7, 5), (6, 5, 4), (3, 5, 4, 3), (2, 5, 3, 2, 2)]
 TORCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
