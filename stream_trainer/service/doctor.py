@@ -18,6 +18,7 @@ from stream_trainer.contracts import Decoder
 from stream_trainer.decoding import build_decoder
 from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.errors import StreamTrainerError
+from stream_trainer.norms import kernel_in_use
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.runs import check_buildable
 from stream_trainer.service.wiring import open_file
@@ -69,7 +70,8 @@ def _check(name: str, call: Callable[[], str]) -> Finding:
 
 def _models(config: RunConfig) -> str:
     check_buildable(config)
-    return f"{', '.join(config.models)} can be built (torch {version('torch')}, river {version('river')})"
+    made_with = f"torch {version('torch')}, river {version('river')}, norm kernel {kernel_in_use()}"
+    return f"{', '.join(config.models)} can be built ({made_with})"
 
 
 def _codecs() -> str:

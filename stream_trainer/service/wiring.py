@@ -21,6 +21,7 @@ from stream_trainer.engine.trainer import Trainer
 from stream_trainer.errors import ConfigError
 from stream_trainer.evaluation import Prequential
 from stream_trainer.models import build_model
+from stream_trainer.norms import kernel_in_use
 from stream_trainer.schema import Schema
 from stream_trainer.service.config import CheckpointConfig, DeadLetterConfig, EventsConfig, RunConfig, TelemetryConfig
 from stream_trainer.service.events import EventLog, EventTeller
@@ -159,10 +160,12 @@ def build_checkpoints(config: RunConfig, directory: Path | str) -> CheckpointDir
     """The checkpoints of this run as they lie in `directory`; nothing is opened yet."""
     options = config.checkpoint or CheckpointConfig(directory=directory, trusted=False)
     versions = {name: version(name) for name in ("stream-trainer", "torch", "river", "numpy")}
+    # Not versions, but last bits hang on them too: sums depend on how they are split, and on who adds them up.
+    versions |= {"torch threads": str(torch.get_num_threads()), "norm kernel": kernel_in_use()}
     return CheckpointDirectory(
         directory,
         identity=config.identity(),
-        versions=versions | {"torch threads": str(torch.get_num_threads())},  # sums depend on how they are split
+        versions=versions,
         keep=options.keep,
         keep_every_steps=options.keep_every_steps,
         trusted=options.trusted,
