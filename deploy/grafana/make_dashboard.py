@@ -206,9 +206,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         panel("Loss", "Mean of the last batch, before its step.", "short", (now(names.LOSS), "{{model}}")),
         panel(
             "Steps left out",
-            "Loss or gradient was not finite; nothing was learned from those batches.",
+            "Nothing was learned from those batches: loss or gradient was not finite, or lbfgs refused the step.",
             "short",
             (rise(names.NONFINITE), "{{model}}"),
+            (rise(names.REFUSED), "{{model}}, refused"),
         ),
         panel(
             "State",

@@ -1,7 +1,8 @@
 """An optimizer's memory as tensors and JSON values, without pickle.
 
-`torch.optim.Optimizer.state_dict` mixes both: tensors go under "state.<parameter>.<name>", everything else into one
-JSON mapping. Settings of the groups (the rate among them: a reaction to drift may have changed it) are part of it.
+`torch.optim.Optimizer.state_dict` mixes both: tensors go under "state.<parameter>.<name>", those of a list with their
+place behind it, everything else into one JSON mapping. Settings of the groups (the rate among them: a reaction to drift
+may have changed it) are part of it.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ def capture_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
         for name, value in memory.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"state.{index}.{name}"] = value.detach().clone()
+            elif isinstance(value, list):  # the history of L-BFGS: tensors, or None where there is none yet
+                numbers[str(index)][name] = [None] * len(value)
+                entries = ((i, entry) for i, entry in enumerate(value) if entry is not None)
+                tensors |= {f"state.{index}.{name}.{i}": entry.detach().clone() for i, entry in entries}
             else:
                 numbers[str(index)][name] = value
     groups = [{k: list(v) if isinstance(v, tuple) else v for k, v in g.items()} for g in state["param_groups"]]
@@ -42,8 +47,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, An
         )
     for ours, theirs in zip(groups, values["groups"]):  # JSON has no tuples; betas are one
         ours.update({k: tuple(v) if isinstance(ours[k], tuple) else v for k, v in theirs.items()})
-    state: dict[int, dict[str, Any]] = {int(index): dict(memory) for index, memory in values["state"].items()}
+    state: dict[int, dict[str, Any]] = {
+        int(index): {name: list(v) if isinstance(v, list) else v for name, v in memory.items()}
+        for index, memory in values["state"].items()
+    }
     for key, tensor in tensors.items():
-        _, index, name = key.split(".", 2)
-        state[int(index)][name] = torch.as_tensor(tensor).clone()
+        _, index, name, *place = key.split(".")
+        memory = state[int(index)]
+        if place:
+            memory[name][int(place[0])] = torch.as_tensor(tensor).clone()
+        else:
+            memory[name] = torch.as_tensor(tensor).clone()
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -6,7 +6,7 @@ Refused: plain BatchNorm; a step on a loss or gradient that is not finite; pickl
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.errors import CheckpointError, ConfigError, ModelError
+from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.torch_options import TorchOptions, build_configured
@@ -95,50 +96,82 @@ class TorchModel:
     def learn(self, batch: Batch) -> LearnReport:
         """One step on the mean loss of the batch: cross-entropy in nats, or Huber in standard deviations of the target.
 
-        Returns: loss and gradient norm before the step and before clipping, and the rate after scaling.
+        Returns: loss and gradient norm before the step and before clipping, and the rate after scaling; or `skipped`:
+                 "non_finite"; of lbfgs "worse", the step raised the loss of its own batch, or "too_few", a batch
+                 of fewer than 16 records. Then nothing changed.
         Raises:  ModelError as `predict`.
         """
+        by_closure = needs_closure(self.optimizer)
+        if by_closure and len(batch) < RECORDS_MIN:
+            return LearnReport(skipped="too_few")
         past = self._moments()
-        loss = self._backward(batch)
+        self._standardiser.observe(batch)
+        target = self._target(batch)
+        loss = self._backward(batch, target)
         gradient_norm = _gradient_norm(self._parameters)
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             self._recall(past)
             return LearnReport(skipped="non_finite")
-        limit = self.options.gradient_norm_max
-        if limit is not None and gradient_norm > limit:
-            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
-        learning_rate = self._step(len(batch))
+        if by_closure:
+            learning_rate = self._step_by_closure(batch, target, loss, past)
+            if learning_rate is None:
+                self._recall(past)
+                return LearnReport(skipped="worse")
+        else:
+            limit = self.options.gradient_norm_max
+            if limit is not None and gradient_norm > limit:
+                torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
+            learning_rate = self._step(len(batch))
         self._records += len(batch)
         return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=learning_rate)
 
-    def _step(self, records: int) -> float:
+    def _step_by_closure(self, batch: Batch, target: Tensor, loss: float, past: tuple[Any, ...]) -> float | None:
+        """A step that asks for the loss again and again; None: it did harm, and weights and optimizer are as before."""
+        before = StepMemory((), self._parameters, self.optimizer)
+        moved = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+
+        def evaluate() -> float:
+            _copy_back(past[0])
+            return self._backward(batch, target)
+
+        learning_rate = self._step(len(batch), first_known(loss, evaluate))
+        _copy_back(past[0])
+        with torch.no_grad():
+            after = self._loss(batch, target).item()
+        if not after <= loss:  # NaN is not
+            before.recall()
+            return None
+        _copy_back(moved)
+        return learning_rate
+
+    def _step(self, records: int, closure: Callable[[], float] | None = None) -> float:
         """The scaled rate lives only while the step is made: the groups, and every saved state, hold the base rate."""
         if self._rate_factor == 1.0:
-            return self._stepper.step(records)
+            return self._stepper.step(records, closure)
         groups = self.optimizer.param_groups
         base = [group["lr"] for group in groups]
         for group, rate in zip(groups, base):
             group["lr"] = rate * self._rate_factor
         try:
-            return self._stepper.step(records)
+            return self._stepper.step(records, closure)
         finally:
             for group, rate in zip(groups, base):
                 group["lr"] = rate
 
-    def _backward(self, batch: Batch) -> float:
-        """Observe, predict in training mode, and leave the gradients of the mean loss; returns the loss."""
-        self._standardiser.observe(batch)
-        target = self._target(batch)
-        self.network.train()
+    def _backward(self, batch: Batch, target: Tensor) -> float:
+        """Predict in training mode, and leave the gradients of the mean loss; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(batch, target)
+        loss.backward()
+        return loss.item()
+
+    def _loss(self, batch: Batch, target: Tensor) -> Tensor:
+        self.network.train()
         with self._own_randomness():
             outputs = self._forward(batch)
             if self._classes:
-                loss = nn.functional.cross_entropy(outputs, target)
-            else:
-                loss = nn.functional.huber_loss(outputs[:, 0], target)
-            loss.backward()
-        return loss.item()
+                return nn.functional.cross_entropy(outputs, target)
+            return nn.functional.huber_loss(outputs[:, 0], target)
 
     def _target(self, batch: Batch) -> Tensor:
         if self._classes:
@@ -154,8 +187,7 @@ class TorchModel:
 
     def _recall(self, past: tuple[Any, ...]) -> None:
         network, inputs, target = past
-        for buffer, value in network:
-            buffer.copy_(value)
+        _copy_back(network)
         self._standardiser.recall(inputs)
         self._target_scale.recall(target)
         self.optimizer.zero_grad(set_to_none=True)
@@ -225,6 +257,11 @@ class TorchModel:
             "target": [self.schema.target.name, *self.schema.target.classes],
             "optimizer_name": self.options.optimizer_spec[0],
         }
+
+
+def _copy_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for buffer, value in buffers:
+        buffer.copy_(value)
 
 
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:

@@ -1,7 +1,6 @@
 """Optimizers by name: torch's own, and ours that counts in records.
 
-Floor 1: gradients in, steps out; knows no model, no batch and no clock but the record. Left out on purpose: L-BFGS,
-whose line search asks for the loss of the same batch several times, while here every record is learned from once.
+Floor 1: gradients in, steps out; knows no model, no batch and no clock but the record.
 """
 
 from stream_trainer.optimizers.rate_scaling import RateScaling, Stepper

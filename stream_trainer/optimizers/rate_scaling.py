@@ -95,8 +95,11 @@ class Stepper:
                 f"for {type(optimizer).__name__} as configured. Take sqrt, or the optimizer stream_adamw."
             )
 
-    def step(self, records: int) -> float:
-        """One step for a batch of `records`; returns the learning rate that it used (of the first group)."""
+    def step(self, records: int, closure: Callable[[], float] | None = None) -> float:
+        """One step for a batch of `records`; returns the learning rate that it used (of the first group).
+
+        `closure` computes loss and gradients anew: lbfgs needs one, the others take none.
+        """
         optimizer = self.optimizer
         if isinstance(optimizer, StreamAdamW):
             return optimizer.step(records=records)
@@ -106,7 +109,7 @@ class Stepper:
         _assign(optimizer, scaled)
         try:
             rate = float(optimizer.param_groups[0]["lr"])
-            optimizer.step()
+            optimizer.step(closure)
         finally:
             _assign(optimizer, base)
         return rate

@@ -125,6 +125,7 @@ class Metrics:
         series.add(names.LEARN_SECONDS, report.learn_s, model)
         series.add(names.ERROR, report.error * n, model)
         series.add(names.NONFINITE, learned.skipped == "non_finite", model)
+        series.add(names.REFUSED, learned.skipped in ("worse", "too_few"), model)
         for family, value in (
             (names.LOSS, learned.loss),
             (names.GRADIENT_NORM, learned.gradient_norm),
@@ -252,6 +253,7 @@ class Metrics:
             names.LEARN_SECONDS,
             names.ERROR,
             names.NONFINITE,
+            names.REFUSED,
             names.LOSS,
             names.GRADIENT_NORM,
             names.LEARNING_RATE,

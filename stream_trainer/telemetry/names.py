@@ -68,6 +68,11 @@ LOSS = _gauge("batch_loss", "Mean loss of the last batch, before its step.", "mo
 GRADIENT_NORM = _gauge("gradient_norm", "Norm of the gradient of the last batch.", "model")
 LEARNING_RATE = _gauge("learning_rate", "Learning rate of the last step.", "model")
 NONFINITE = _counter("nonfinite_steps", "Steps not taken because loss or gradient was not finite.", "model")
+REFUSED = _counter(
+    "refused_steps",
+    "Batches that lbfgs did not learn from: below 16 records, or the step raised the loss of its own batch.",
+    "model",
+)
 RUN_LEARNED = _gauge("run_records_learned", "Records in the models by now, over all restarts; a crash sets it back.")
 
 # Quality: prequential, predicted before learned.

@@ -353,7 +353,7 @@ def test_a_network_that_changes_its_shape_later_is_named():
     ("options", "message"),
     [
         ({"net": "resnet"}, "net is 'resnet'; known networks: gru, lenet,"),
-        ({"optimizer": "adm"}, "optimizer is 'adm'; known optimizers: adam, adamw, sgd, stream_adamw."),
+        ({"optimizer": "adm"}, "optimizer is 'adm'; known optimizers: adam, adamw, lbfgs, sgd, stream_adamw."),
         ({"optimizer": {"sgd": {"learning_rate": 1}}}, "optimizer.sgd: no option 'learning_rate'; known options:"),
         ({"optimizer": {"sgd": {"lr": -1.0}}}, "Invalid learning rate: -1.0"),
         ({"norm": "batchnorm"}, "norm is 'batchnorm'; known norms:"),

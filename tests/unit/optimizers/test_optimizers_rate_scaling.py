@@ -109,7 +109,7 @@ def test_every_optimizer_is_built_by_name_and_steps(name):
     stepper = Stepper(build_optimizer(name, [p], lr=0.1))
     p.grad = torch.ones_like(p)
 
-    assert stepper.step(records=16) == pytest.approx(0.1)
+    assert stepper.step(16, (lambda: p.sum().item()) if name == "lbfgs" else None) == pytest.approx(0.1)
     assert (p < 1.0).all()
 
 
@@ -117,7 +117,7 @@ def test_a_wrong_optimizer_or_option_is_answered_with_the_right_ones():
     """Whole sentences, for they are all the operator sees."""
     with pytest.raises(ConfigError) as caught:
         build_optimizer("adagrad", [weight()])
-    assert str(caught.value) == "optimizer is 'adagrad'; known optimizers: adam, adamw, sgd, stream_adamw."
+    assert str(caught.value) == "optimizer is 'adagrad'; known optimizers: adam, adamw, lbfgs, sgd, stream_adamw."
     with pytest.raises(ConfigError) as caught:
         build_optimizer("stream_adamw", [weight()], betas=(0.9, 0.99))
     assert str(caught.value) == (

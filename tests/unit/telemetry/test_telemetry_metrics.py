@@ -169,6 +169,16 @@ def test_a_step_that_was_not_taken_is_counted_and_its_loss_shown(metrics):
     assert value(metrics, "prediction_error_total", model="mlp") == 2.0  # 4 records x 0.5, the NaN left out
 
 
+def test_a_step_that_was_refused_is_counted_apart(metrics):
+    """It is no accident of the data, but a batch too small for its optimizer."""
+    for reason in ("worse", "too_few"):
+        observe(metrics, models={"mlp": model_report(skipped=reason)})
+
+    assert value(metrics, "refused_steps_total", model="mlp") == 2.0
+    assert value(metrics, "refused_steps_total", model="tree") == 0.0
+    assert value(metrics, "nonfinite_steps_total", model="mlp") == 0.0
+
+
 def test_a_model_without_loss_shows_none(metrics):
     """A tree has no gradient; exporting 0 for it would say that it had stopped learning."""
     tree = ModelReport(learned=LearnReport(), error=0.0, predict_s=0.0, learn_s=0.0)
