@@ -53,11 +53,21 @@ class BatchJournal(JournalReader):
     # ------------------------------------------------------------ write
 
     def resume(self, after_step: int) -> tuple[Positions, list[Cut]]:
-        """Be ready to append behind the last sound row. Returns and raises what `cuts` does."""
+        """Be ready to append behind the last sound row. Returns and raises what `cuts` does.
+
+        Raises, too: CheckpointError: the disk does not keep what is there.
+        """
         if self.epoch is None:
             self.epoch = self.epoch_seen() + 1
-        for last in self._live()[-1:]:
-            fsync(self.path / last.text)  # before a later segment says that it is whole
+        try:
+            for last in self._live()[-1:]:
+                fsync(self.path / last.text)  # before a later segment says that it is whole
+                fsync(self.path)  # and before a checkpoint relies on rows of which no later `sync` will know
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: the rows of the last run cannot be made safe ({error.strerror}). Look at the disk, "
+                "then start again."
+            ) from error
         positions, rows = self.cuts(after_step=after_step)
         cuts = list(rows)
         self._last_step = cuts[-1].step if cuts else after_step
@@ -83,11 +93,14 @@ class BatchJournal(JournalReader):
 
     def sync(self) -> None:
         """Make every row survive a power cut. From any thread. Raises OSError: the disk does not take them."""
-        if self._unwritten:
-            raise OSError(errno.ENOSPC, f"{self.path}: {len(self._unwritten)} bytes of the journal are not written")
+        self._refuse_unwritten()
         if self._file_path is not None:
             fsync(self._file_path)
             fsync(self.path)
+
+    def _refuse_unwritten(self) -> None:
+        if self._unwritten:
+            raise OSError(errno.ENOSPC, f"{self.path}: {len(self._unwritten)} bytes of the journal are not written")
 
     def forget(self, *, up_to_step: int) -> None:
         """Drop the oldest segments while all exceed `bytes_max`, but none that holds a later row. From any thread."""
@@ -115,6 +128,8 @@ class BatchJournal(JournalReader):
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
             if self._file is not None:
+                self._write(b"")  # what still waits belongs to this one
+                self._refuse_unwritten()
                 os.fsync(self._file)  # else a power cut could tear a segment that is not the last
                 os.close(self._file)
                 self._file = None

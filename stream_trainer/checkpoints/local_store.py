@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stream_trainer.checkpoints.names import PREFIX
@@ -44,7 +44,7 @@ class LocalStore:
 
     def open(self, *, take_over: bool) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_directory(self.path)
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise CheckpointError(
@@ -144,6 +144,7 @@ class LocalStore:
         if path.is_dir():  # away at once: a removal that is killed half-way must not look like a torn checkpoint
             gone = self.path / f"tmp-{uuid.uuid4().hex}"
             path.rename(gone)
+            fsync(self.path)  # or a power cut gives an emptied folder its old name back
             shutil.rmtree(gone, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -166,6 +167,17 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_directory(path: Path) -> None:
+    """Readable by this user only, with its parents; a power cut after this cannot take its name away."""
+    begun = next(parent for parent in path.parents if parent.exists())
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for parent in path.parents:  # the lowest one in any case: an earlier start may have died right before this
+        with suppress(PermissionError):  # not ours to read; then neither was it made here
+            fsync(parent)
+        if parent == begun:
+            return
 
 
 def _locked(descriptor: int) -> bool:

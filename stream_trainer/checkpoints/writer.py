@@ -7,6 +7,7 @@ fails is reported, not raised: the positions it would have promised are simply n
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from stream_trainer.types import Snapshot
 
@@ -29,10 +30,16 @@ class BackgroundWriter:
     Args:
         save: writes a snapshot and returns its size in bytes.
         monotonic_s: the clock that times it.
+        make_thread: threading.Thread, or what tests step through in its place.
     """
 
-    def __init__(self, save: Callable[[Snapshot], int], monotonic_s: Callable[[], float]) -> None:
-        self._save, self._monotonic_s = save, monotonic_s
+    def __init__(
+        self,
+        save: Callable[[Snapshot], int],
+        monotonic_s: Callable[[], float],
+        make_thread: Callable[..., Any] = threading.Thread,
+    ) -> None:
+        self._save, self._monotonic_s, self._make_thread = save, monotonic_s, make_thread
         self._thread: threading.Thread | None = None
         self._saved: Saved | None = None
 
@@ -43,7 +50,7 @@ class BackgroundWriter:
 
     def start(self, snapshot: Snapshot) -> None:
         assert not self.busy, "one save at a time"
-        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="checkpoint-writer", daemon=True)
+        self._thread = self._make_thread(target=self._run, args=(snapshot,), name="checkpoint-writer", daemon=True)
         self._thread.start()
 
     def collect(self, *, wait: bool = False) -> Saved | None:

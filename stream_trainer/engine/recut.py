@@ -104,6 +104,9 @@ class Recut:
                 waiting.appendleft(arrived)
                 break
             taken.append(arrived.chunk)
+            if arrived.chunk.next_offset > run.next_offset:  # its records are in the run, the gap behind them is not
+                waiting.appendleft(arrived._replace(chunk=_gap_behind(arrived.chunk)))
+                break
         return taken
 
     def _following(self) -> Cut | None:
@@ -124,6 +127,18 @@ class _Arrived(NamedTuple):
     number: int
     arrived_s: float
     chunk: RecordChunk
+
+
+def _gap_behind(chunk: RecordChunk) -> RecordChunk:
+    return RecordChunk(
+        partition=chunk.partition,
+        offsets=(),
+        timestamps_ms=(),
+        keys=(),
+        values=(),
+        headers=(),
+        next_offset=chunk.next_offset,
+    )
 
 
 def _refuse_if_beyond(cut: Cut, ends: Positions) -> None:

@@ -6,7 +6,9 @@ after the last save is learned again in the same batches, because a journal hold
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory, Saved
 from stream_trainer.clock import Clock
@@ -46,6 +48,7 @@ class Service:
     Args:
         checkpoints: None keeps nothing: fine for a replay, warned of elsewhere.
         observers: told of every step and save, on this thread; they must be quick and must not raise.
+        make_thread: of the thread that saves; a simulation hands in one that it steps.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Service:
         bad_records: BadRecordLimit,
         observers: Sequence[Observer],
         clock: Clock,
+        make_thread: Callable[..., Any] = threading.Thread,
     ) -> None:
         self.source, self.decoder, self.trainer = source, decoder, trainer
         self.batcher: Batcher | Recut = batcher
@@ -71,7 +75,7 @@ class Service:
         self.counts = Counts()
         self._cuts: Iterable[Cut] = ()
         self._every_s = checkpoint_every_s
-        self._writer = BackgroundWriter(self._save, clock.monotonic_s)
+        self._writer = BackgroundWriter(self._save, clock.monotonic_s, make_thread)
         self._saved_at_s = clock.monotonic_s()
         self._saved_batches = 0
         self._stop_requested = False

@@ -46,6 +46,9 @@ class FileDeadLetters:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
+            for directory in self._path.parents:  # or a power cut takes the file whose bytes `flush` made safe
+                with suppress(PermissionError):  # not ours to read; then neither was anything made in it
+                    _sync_directory(directory)
         except OSError as error:
             raise ConfigError(f"dead_letters.file: {self._path} cannot be written: {error.strerror}.") from error
 

@@ -18,6 +18,7 @@ MAY_IMPORT_BESIDE = {  # rooms of one floor that may know each other; the lowest
     **dict.fromkeys(FLOORS[0], FLOORS[0]),
     "cli": {"service", "demo"},
     "demo": {"service"},
+    "testing": {"service"},
     "__main__": {"cli"},
 }
 

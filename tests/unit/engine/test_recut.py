@@ -159,3 +159,14 @@ def test_any_arrival_gives_the_batches_of_the_journal_then_all_the_rest(story, t
     rest = [value for chunk in pieces for value in chunk.values if value not in done]
     assert rest == [value for batch in others for value in values(batch)]
     assert all(len(batch) <= 2 for batch in others)
+
+
+def test_a_gap_behind_the_last_cut_still_moves_the_position():
+    """A chunk may reach beyond the run that takes all its records: over markers, to the end of the log."""
+    whole = piece(A, 0, 2)
+    chunk = RecordChunk(**{name: getattr(whole, name) for name in whole.__slots__} | {"next_offset": 5})
+    recutter = recut(cut(1, Run(A, 0, 2)))
+    recutter.add(chunk, now_s=0.0)
+
+    assert {A: 2} == recutter.take(now_s=0.0).next_offsets
+    assert {A: 5} == recutter.take(now_s=0.0, drain=True).next_offsets
