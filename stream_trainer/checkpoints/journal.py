@@ -91,6 +91,13 @@ class BatchJournal(JournalReader):
         self._last_step = step
         self._rows_left -= 1
 
+    def begin_anew(self, last_step: int) -> None:
+        """The next row is that of `last_step` + 1, whatever stands behind it, and says for itself where it begins.
+
+        For a run whose partitions have changed: their positions do not follow from the rows before.
+        """
+        self._last_step, self._encoder = last_step, None
+
     def sync(self) -> None:
         """Make every row survive a power cut. From any thread. Raises OSError: the disk does not take them."""
         self._refuse_unwritten()

@@ -22,12 +22,12 @@ from stream_trainer.models import RiverOptions, TorchOptions
 from stream_trainer.schema import ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.service.config_text import read_config_text, redacted
 from stream_trainer.streams.dead_letters import FILE_BYTES_MAX, FILES_MAX
-from stream_trainer.streams.kafka_options import KafkaOptions
+from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions
 
 __all__ = ["CheckpointConfig", "DeadLetterConfig", "RunConfig", "TelemetryConfig", "json_schema", "load_config"]
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
-for options in (BatchPolicy, Growth, KafkaOptions, TorchOptions, RiverOptions, DriftOptions):
+for options in (BatchPolicy, Growth, GroupOptions, KafkaOptions, TorchOptions, RiverOptions, DriftOptions):
     setattr(options, "__pydantic_config__", STRICT)  # noqa: B010  how pydantic is told about a plain dataclass
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -232,6 +232,24 @@ class RunConfig(Strict):
     events: EventsConfig | None = None
     telemetry: TelemetryConfig | None = TelemetryConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _group_has_a_place(self) -> Self:
+        kafka = self.source.kafka
+        if kafka is None or kafka.group is None:
+            return self
+        if self.checkpoint is None:
+            raise ValueError(
+                "source.kafka.group needs checkpoint.directory: what its members share decides who learns which record"
+            )
+        if kafka.group.mode == "sharded" and is_object_store(self.checkpoint.directory):
+            raise ValueError(
+                "source.kafka.group with mode sharded needs a checkpoint.directory on a file system that all members "
+                "share: a member is fenced by a rename, which an object store does not have"
+            )
+        if kafka.bootstrap_servers == "embedded":
+            raise ValueError("source.kafka.group needs a broker of its own: the embedded one serves this process alone")
+        return self
 
     def sha256(self) -> str:
         """Of the whole configuration, to tell two runs apart."""

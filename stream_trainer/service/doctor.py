@@ -131,13 +131,15 @@ def _source(config: RunConfig, chunks: list[RecordChunk]) -> str:
 
 
 def _kafka(options: KafkaOptions, chunks: list[RecordChunk]) -> str:
-    source = KafkaSource(replace(options, lost_data="earliest", group_id=None, start="latest"), SystemClock())
+    source = KafkaSource(
+        replace(options, lost_data="earliest", group_id=None, group=None, start="latest"), SystemClock()
+    )
     try:
         ends = source.start(None)
     finally:
         source.close()
     newest = {partition: max(0, end - SAMPLE_RECORDS) for partition, end in ends.items()}
-    source = KafkaSource(replace(options, lost_data="earliest", group_id=None), SystemClock())
+    source = KafkaSource(replace(options, lost_data="earliest", group_id=None, group=None), SystemClock())
     try:
         positions = source.start(newest)
         until_s = time.monotonic() + SAMPLE_S_MAX

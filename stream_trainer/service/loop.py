@@ -142,8 +142,8 @@ class Service:
         # Not by truth value: a batch without records, of transaction markers alone, still moves the position.
         while not self._stop_requested and (raw := self.batcher.take(now_s=self.clock.monotonic_s())) is not None:
             self._learn(raw)
-            self._checkpoint_if_due()
-        self._checkpoint_if_due()
+            self._between_batches()
+        self._between_batches()
         for observer in self.observers:
             observer.turned()
 
@@ -195,6 +195,10 @@ class Service:
             self._learn(raw)
 
     # ------------------------------------------------------------ saving
+
+    def _between_batches(self) -> None:
+        """The state is that of a position here."""
+        self._checkpoint_if_due()
 
     def _checkpoint_if_due(self) -> None:
         """Make what was learned durable. A crash between any two steps loses no record and teaches none twice."""

@@ -107,7 +107,7 @@ def _without_traces(config: RunConfig) -> RunConfig:
     """The same run that saves, commits and serves nothing, and takes every bad record as it comes: it has before."""
     source = config.source
     if source.kafka:
-        source = source.model_copy(update={"kafka": replace(source.kafka, group_id=None)})
+        source = source.model_copy(update={"kafka": replace(source.kafka, group_id=None, group=None)})
     patient = DeadLetterConfig(file=Path(os.devnull), ratio_max=1.0)  # not written: the rejects are logged
     return config.model_copy(
         update={"source": source, "checkpoint": None, "telemetry": None, "events": None, "dead_letters": patient}

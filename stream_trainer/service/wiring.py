@@ -6,10 +6,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stream_trainer.checkpoints import CheckpointDirectory
+from stream_trainer.checkpoints.claims import PartitionClaims
+from stream_trainer.checkpoints.members import MemberLife, Members
 from stream_trainer.clock import Clock, SystemClock
 from stream_trainer.contracts import DeadLetters, Decoder, Model, Source
 from stream_trainer.decoding import build_decoder
@@ -29,12 +32,15 @@ from stream_trainer.service.guard import leave_when_stuck
 from stream_trainer.service.loop import Service
 from stream_trainer.service.metrics_observer import MetricsObserver
 from stream_trainer.service.observers import Observer
+from stream_trainer.service.sharded import ShardedService
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
 from stream_trainer.streams.event_places import EventQueue, FileEvents, TopicEvents
 from stream_trainer.streams.files import LINE_BYTES_MAX, FileSource
 from stream_trainer.streams.kafka import KafkaSource
+from stream_trainer.streams.kafka_group import KafkaGroupSource
+from stream_trainer.streams.kafka_options import GroupOptions
 from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
 from stream_trainer.telemetry.http import TelemetryServer
 from stream_trainer.telemetry.metrics import Metrics
@@ -79,6 +85,7 @@ def assemble(
         heartbeat = Heartbeat(clock)
         metrics = _build_metrics(config, schema, trainer)
         metrics_observer = MetricsObserver(metrics, heartbeat, clock)
+<<<<<<< HEAD
         told: list[Observer] = []
         if config.drift.reaction_policy != "none":
             told.append(EventLog(config.name, clock))
@@ -88,21 +95,51 @@ def assemble(
             told.append(EventTeller(metrics_observer.events, config.name, clock))
         service = Service(
             source=source,
+=======
+        alarm_log = [AlarmLog()] if config.drift.reaction_policy != "none" else []
+        service = _build_service(
+            config,
+            source,
+            clock,
+>>>>>>> fe774e7 (Several trainers share the partitions of a group, each with a model of its own: no record lost, none learned twice)
             decoder=decoder,
             batcher=Batcher(config.batch, records_seen=0),
             trainer=trainer,
-            checkpoints=build_checkpoints(config, config.checkpoint.directory) if config.checkpoint else None,
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
             dead_letters=dead_letters or _build_dead_letters(config),
             bad_records=_build_bad_records(config.dead_letters),
             observers=[metrics_observer, *told, *observers],
-            clock=clock,
         )
         metrics_observer.service = service
         if config.telemetry:
             stack.enter_context(_telemetry(config.telemetry, metrics, service, heartbeat, config.limits.turn_s_max))
         stack.enter_context(leave_when_stuck(heartbeat, turn_s_max=config.limits.turn_s_max))
         yield service
+
+
+def _build_service(config: RunConfig, source: Source, clock: Clock, **parts: Any) -> Service:
+    if not isinstance(source, KafkaGroupSource):
+        checkpoints = build_checkpoints(config, config.checkpoint.directory) if config.checkpoint else None
+        return Service(source=source, checkpoints=checkpoints, clock=clock, **parts)
+    group = _sharded_group(config)
+    assert group is not None
+    assert group.instance_id is not None
+    assert config.checkpoint is not None
+    root = Path(config.checkpoint.directory)
+    life = MemberLife(Members(root), group.instance_id)
+    return ShardedService(
+        source=source,
+        life=life,
+        claims=PartitionClaims(root, life, clock, hand_over_s_max=group.hand_over_s_max),
+        open_checkpoints=lambda path: build_checkpoints(config, path),
+        clock=clock,
+        **parts,
+    )
+
+
+def _sharded_group(config: RunConfig) -> GroupOptions | None:
+    group = config.source.kafka.group if config.source.kafka else None
+    return group if group and group.mode == "sharded" else None
 
 
 def build_trainer(config: RunConfig, schema: Schema, clock: Clock) -> Trainer:
@@ -146,6 +183,10 @@ def _build_source(
 ) -> tuple[Source, Decoder]:
     limits = {"record_bytes_max": config.schema_.record_bytes_max}
     if replay is None and config.source.kafka:
+        if _sharded_group(config):
+            if until_end:
+                raise ConfigError("--until-end: a member of a sharded group has no end of its own; stop it by SIGTERM.")
+            return KafkaGroupSource(config.source.kafka, clock), build_decoder("json", schema, **limits)
         source: Source = KafkaSource(config.source.kafka, clock)
         return UntilEnd(source) if until_end else source, build_decoder("json", schema, **limits)
     if replay is None:
@@ -182,6 +223,8 @@ def _build_dead_letters(config: RunConfig) -> DeadLetters:
                 f"dead_letters: checkpoint.directory {folder} is an object store, where no line can be appended. Say "
                 "dead_letters.file or dead_letters.topic."
             )
+        if group := _sharded_group(config):
+            folder = folder / "members" / str(group.instance_id)
         return FileDeadLetters(folder / f"{config.name}.dead_letters.jsonl")
     if chosen.file:
         return FileDeadLetters(chosen.file, bytes_max=chosen.bytes_max, files_max=chosen.files_max)

@@ -15,7 +15,15 @@ from typing import Any, Literal, TypeAlias
 from stream_trainer.errors import ConfigError
 from stream_trainer.types import TopicPartition
 
-__all__ = ["KafkaOptions", "Start", "client_settings", "explicit_offsets", "start_timestamp_ms", "warn_if_readable"]
+__all__ = [
+    "GroupOptions",
+    "KafkaOptions",
+    "Start",
+    "client_settings",
+    "explicit_offsets",
+    "start_timestamp_ms",
+    "warn_if_readable",
+]
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +32,10 @@ Start: TypeAlias = str | int | Mapping[str, int | Mapping[int, int]]
 OWNED = {
     "bootstrap_servers": "set source.kafka.bootstrap_servers",
     "group_id": "set source.kafka.group_id; it only shows our progress, positions come from the checkpoint",
-    "group_instance_id": "partitions are assigned, there is no group to be a member of",
-    "partition_assignment_strategy": "partitions are assigned, there is no group to be a member of",
+    "group_instance_id": "set source.kafka.group.instance_id",
+    "session_timeout_ms": "set source.kafka.group.session_timeout_s",
+    "heartbeat_interval_ms": "it follows from source.kafka.group.session_timeout_s",
+    "partition_assignment_strategy": "the group moves as few partitions as it can",
     "enable_auto_commit": "committing before the model is saved would lose records",
     "auto_commit_interval_ms": "committing before the model is saved would lose records",
     "auto_offset_reset": "set source.kafka.start for a first run and source.kafka.lost_data for lost records",
@@ -41,6 +51,37 @@ OWNED = {
     "bootstrap_timeout_ms": "set source.kafka.connect_s_max",
     "kafka_client": "we must be able to close it when it cannot connect",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupOptions:
+    """Several trainers that share one checkpoint directory: each with its own partitions, or one with all of them.
+
+    sharded: each member has a model of its own and learns the partitions that Kafka assigns to it. standby: one learns,
+    the others wait with everything loaded; no Kafka group decides there, the id only shows our progress.
+
+    Raises: ConfigError.
+    """
+
+    id: str
+    mode: Literal["sharded", "standby"]
+    instance_id: str | None = None  # sharded: names the member and its model; a restart under it moves nothing
+    session_timeout_s: float = 10.0  # silent for so long is dead; above the 6 s that brokers ask for at least
+    hand_over_s_max: float = 10.0  # to finish a batch, save and release; whoever takes longer is fenced
+
+    def __post_init__(self) -> None:
+        for name in ("session_timeout_s", "hand_over_s_max"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"source.kafka.group.{name} is {getattr(self, name)}; it must be more than 0.")
+        if self.mode == "sharded" and not self.instance_id:
+            raise ConfigError(
+                "source.kafka.group.instance_id is missing: with mode sharded it names this member and its model, for "
+                "example ${HOSTNAME} in a Kubernetes StatefulSet."
+            )
+        if self.mode == "standby" and self.instance_id:
+            raise ConfigError(
+                "source.kafka.group.instance_id belongs to mode sharded: standbys of one model are alike."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +102,7 @@ class KafkaOptions:
     lost_data: Literal["fail", "earliest", "latest"] = "fail"  # learning on would hide that records are gone
     isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"  # aborted records never happened
     group_id: str | None = None  # show our progress under this group; None: nowhere
+    group: GroupOptions | None = None  # None: this process alone learns all partitions
     stall_s_max: float = 60.0  # waiting, polled, with nothing from a partition; then the broker is asked why
     rebuilds_max: int = 3  # new consumers in a row that brought nothing from a partition before we give up
     discover_s: float = 300.0  # look for new partitions this often; they start at their earliest record
@@ -77,6 +119,8 @@ class KafkaOptions:
                 raise ConfigError(f"source.kafka.{name} is {getattr(self, name)}; it must be more than 0.")
         if self.rebuilds_max < 0:
             raise ConfigError(f"source.kafka.rebuilds_max is {self.rebuilds_max}; it must be 0 or more.")
+        if self.group is not None and self.group_id is not None:
+            raise ConfigError("source.kafka.group_id beside source.kafka.group: progress is shown under group.id.")
         for key in self.client:
             if key in OWNED:
                 raise ConfigError(f"source.kafka.client.{key} cannot be set: {OWNED[key]}.")
