@@ -6,6 +6,7 @@ from stream_trainer.engine.drift_monitor import HasNorms
 from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.service.loop import Service
 from stream_trainer.service.observers import Observer
+from stream_trainer.service.sharded import ShardedService
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.event_places import EventQueue
 from stream_trainer.streams.kafka import KafkaSource
@@ -69,6 +70,13 @@ class MetricsObserver(Observer):
         self._looked_s = self._clock.monotonic_s()
         source, trainer = self.service.source, self.service.trainer
         self.metrics.observe_lags(source.lags())
+        if isinstance(self.service, ShardedService):
+            self.metrics.observe_group(
+                "member",
+                partitions=len(self.service.owned),
+                rebalances=self.service.group_source.rebalances,
+                fences=self.service.claims.fences,
+            )
         self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
         self.metrics.observe_drift_scores(trainer.drift.scores())
         self.metrics.observe_feature_rates(trainer.drift.rates())

@@ -85,7 +85,6 @@ def assemble(
         heartbeat = Heartbeat(clock)
         metrics = _build_metrics(config, schema, trainer)
         metrics_observer = MetricsObserver(metrics, heartbeat, clock)
-<<<<<<< HEAD
         told: list[Observer] = []
         if config.drift.reaction_policy != "none":
             told.append(EventLog(config.name, clock))
@@ -93,15 +92,10 @@ def assemble(
             metrics_observer.events = _build_events(config, config.events)
             stack.callback(metrics_observer.events.close)
             told.append(EventTeller(metrics_observer.events, config.name, clock))
-        service = Service(
-            source=source,
-=======
-        alarm_log = [AlarmLog()] if config.drift.reaction_policy != "none" else []
         service = _build_service(
             config,
             source,
             clock,
->>>>>>> fe774e7 (Several trainers share the partitions of a group, each with a model of its own: no record lost, none learned twice)
             decoder=decoder,
             batcher=Batcher(config.batch, records_seen=0),
             trainer=trainer,

@@ -39,6 +39,7 @@ _OUTCOMES = (  # who may serve after which event: only these have a series
     (ReactionKind.ROLLBACK, RaceArm.KEEP),
     (ReactionKind.BOOST, RaceArm.RATE_UP),
 )
+ROLES = ("member", "active", "standby")
 STATES = ("STARTING", "RUNNING", "PAUSED", "DRAINING", "STOPPED", "FAILED")
 
 
@@ -138,6 +139,15 @@ class Metrics:
         """Records not yet read; a partition that is no longer named disappears."""
         with self._series.lock:
             self._series.replace(names.LAG, _by_partition(lags))
+
+    def observe_group(self, role: str, *, partitions: int, rebalances: int, fences: int) -> None:
+        """Our part in a group, and totals that its source has counted since this process began."""
+        with self._series.lock:
+            for name in ROLES:
+                self._series.set(names.GROUP_ROLE, name == role, name)
+            self._series.set(names.GROUP_PARTITIONS, partitions)
+            self._series.set(names.REBALANCES, rebalances)
+            self._series.set(names.FENCES, fences)
 
     def observe_source(self, *, rebuilds: int, retriable_errors: int) -> None:
         """Totals that the source itself has counted since this process began."""
@@ -240,6 +250,8 @@ class Metrics:
             names.BYTES,
             names.REBUILDS,
             names.SOURCE_ERRORS,
+            names.REBALANCES,
+            names.FENCES,
             names.CORRUPT,
             names.DROPPED,
         ):
@@ -247,6 +259,7 @@ class Metrics:
         announce(names.DEAD_LETTERED, [(reason.value,) for reason in RejectReason])
         announce(names.BATCHES, [(closed_by.value,) for closed_by in ClosedBy])
         announce(names.CHECKPOINTS, [("saved",), ("failed",)])
+        announce(names.GROUP_ROLE, [(role,) for role in ROLES])
         announce(names.LIFECYCLE, [(state,) for state in STATES])
         for family in (
             names.PREDICT_SECONDS,

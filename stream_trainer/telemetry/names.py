@@ -50,6 +50,12 @@ LAG = _gauge("consumer_lag_records", "Records not yet read.", "topic", "partitio
 REBUILDS = _counter("source_rebuilds", "Times the consumer was thrown away and built anew because nothing came.")
 SOURCE_ERRORS = _counter("source_errors", "Errors of the source that passed when it tried again.")
 
+# The group: who learns what. No gauge where source.kafka.group is not set.
+GROUP_ROLE = _gauge("group_role", "1 for our part in the group, 0 for the others.", "role")
+GROUP_PARTITIONS = _gauge("group_partitions", "Partitions that are ours to learn now.")
+REBALANCES = _counter("group_rebalances", "Times that the group assigned other partitions to us.")
+FENCES = _counter("group_fences", "Members that we fenced, because they did not hand over in time.")
+
 # Training: what a step costs and does.
 STEP_SECONDS = _histogram(
     "train_step_seconds",

@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import os
 import random
-import signal
 import sys
 import threading
 import time
@@ -28,18 +27,21 @@ from stream_trainer.errors import StreamTrainerError
 from stream_trainer.service.config import load_config
 from stream_trainer.service.guard import stop_on_signals
 from stream_trainer.service.wiring import assemble, build_checkpoints
+from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 from stream_trainer.types import TopicPartition
 
-__all__ = ["Group", "Producer"]
+sys.path.insert(0, str(Path(__file__).parents[1] / "process"))  # for the oracle, here and in the children
+
+__all__ = ["Group", "Producer", "wait_until"]
 
 
-def run_member(path: Path, name: str, log: Path) -> None:
+def run_member(path: Path, overrides: list[str], log: Path) -> None:
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     logging.getLogger("kafka").setLevel(logging.WARNING)
-    config = load_config(path, [f"source.kafka.group.instance_id={name}"])
+    config = load_config(path, overrides)
     try:
         with assemble(config) as service, stop_on_signals(service.request_stop, stop_s_max=20):
             service.run()
@@ -51,12 +53,13 @@ def run_member(path: Path, name: str, log: Path) -> None:
 class Group:
     """A configuration of a sharded group in `folder`, and its members."""
 
-    def __init__(self, folder: Path, bootstrap_servers: str, topic: str, *, session_timeout_s: float = 1.5) -> None:
+    def __init__(self, folder: Path, bootstrap_servers: str, topic: str) -> None:
         self.folder, self.topic = folder, topic
+        self.session_timeout_s = 1.5  # of members that are started from now on
         self.root = folder / "state"
         self.path = folder / "group.yaml"
         group = {"id": f"g-{topic}", "mode": "sharded", "instance_id": "unnamed"}
-        group |= {"session_timeout_s": session_timeout_s, "hand_over_s_max": 2.0}
+        group |= {"hand_over_s_max": 2.0}
         run = {
             "name": "group",
             "source": {"kafka": {"bootstrap_servers": bootstrap_servers, "topic": topic, "group": group}},
@@ -72,7 +75,9 @@ class Group:
         self.members: dict[str, multiprocessing.Process] = {}
 
     def start(self, name: str) -> None:
-        self.members[name] = self._context.Process(target=run_member, args=(self.path, name, self.log(name)))
+        options = {"instance_id": name, "session_timeout_s": self.session_timeout_s}
+        overrides = [f"source.kafka.group.{key}={value}" for key, value in options.items()]
+        self.members[name] = self._context.Process(target=run_member, args=(self.path, overrides, self.log(name)))
         self.members[name].start()
 
     def log(self, name: str) -> Path:
@@ -106,6 +111,17 @@ class Group:
         newest = {tp: claims.newest(tp) for tp in self._partitions()}
         return {tp.partition: claim.member for tp, claim in newest.items() if claim and not claim.released}
 
+    def holds(self, name: str, *, life: int, partitions: int) -> bool:
+        """Whether this life of a member holds so many partitions."""
+        claims = self._claims()
+        newest = [claims.newest(tp) for tp in self._partitions()]
+        return partitions == sum(1 for claim in newest if (claim.member, claim.life) == (name, life))
+
+    def lives(self) -> dict[str, int]:
+        """Member -> how often it was started or fenced."""
+        members = Members(self.root)
+        return {path.name: members.life(path.name) for path in members.root.glob("*")}
+
     def saved(self) -> dict[int, int]:
         """Partition -> the offset up to which somebody has saved it."""
         members, claims = Members(self.root), self._claims()
@@ -119,9 +135,8 @@ class Group:
         """(partition, id) -> how often it was learned, over the newest checkpoints of all members."""
         seen: Counter = Counter()
         members = Members(self.root)
-        with assemble(
-            load_config(self.path, ["checkpoint=null", "source.kafka.group=null", "dead_letters.file=/dev/null"])
-        ) as service:
+        alone = load_config(self.path, ["checkpoint=null", "source.kafka.group=null"])
+        with assemble(alone, dead_letters=LoggedDeadLetters()) as service:
             oracle = service.trainer.models["oracle"]
             for path in members.root.glob("*"):
                 saved = build_checkpoints(load_config(self.path), members.path(path.name, members.life(path.name)))
@@ -180,6 +195,3 @@ def wait_until(reached, explain, *, wait_s: float = 30.0) -> None:
     while not reached():
         assert time.monotonic() < until_s, explain()
         time.sleep(0.05)
-
-
-STOP, GO_ON, TERM = signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM
