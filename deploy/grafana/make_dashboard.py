@@ -225,6 +225,15 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             (rise(names.REBUILDS), "rebuilds"),
         ),
         panel(
+            "Several trainers",
+            "Of a group: partitions each one has, moves, and members that had to be fenced.",
+            "short",
+            (now(names.GROUP_PARTITIONS), "{{instance}} partitions"),
+            (f"{now(names.GROUP_ROLE)} == 1", "{{instance}} {{role}}"),
+            (rise(names.REBALANCES), "rebalances"),
+            (rise(names.FENCES), "fences"),
+        ),
+        panel(
             "Age of the last checkpoint",
             "What a crash now would have to learn again.",
             "s",
