@@ -104,6 +104,25 @@ def test_a_restored_twin_of_every_network_goes_on_bit_for_bit(net, norm):
     assert state_sha256(model.capture()) == state_sha256(twin.capture())
 
 
+@pytest.mark.parametrize(("net", "norm"), CASES)
+def test_activations_that_are_not_finite_leave_no_moment_behind(net, norm):
+    """A layer by itself would remember them for ever; the model gives every layer its memory back."""
+    model, data = build(net, norm=norm), records(schema_of(net), 20)
+    model.learn(part(data, 0, 10))
+    weight = first_weight(model)
+    good = weight.detach().clone()
+    with torch.no_grad():
+        weight.view(-1)[0] = float("nan")
+    before = state_sha256(model.capture())
+    assert model.learn(part(data, 10, 20)).skipped == "non_finite"
+    assert before == state_sha256(model.capture())
+    with torch.no_grad():
+        weight.copy_(good)
+
+    assert model.learn(part(data, 10, 20)).skipped is None
+    assert all(torch.isfinite(torch.as_tensor(array)).all() for array in model.capture().arrays.values())
+
+
 @pytest.mark.parametrize("net", sorted(SHAPES))
 def test_every_record_is_predicted_by_itself(net):
     """Whoever shares the batch, and in whatever order they came."""

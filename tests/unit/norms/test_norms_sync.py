@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from stream_trainer.errors import ConfigError
-from stream_trainer.norms import build_norm, gather_over
+from stream_trainer.norms import NORMS, build_norm, gather_over
 
 
 class Meeting:
@@ -102,3 +102,18 @@ def test_inside_distributed_data_parallel_with_the_gather_of_torch(one_process_g
 
     assert 6 == int(net[1].moments.n_records) == int(net[2].moments.n_records)
     assert torch.isfinite(net[0].weight.grad).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(NORMS) - {"batch", "sync"}))
+def test_every_norm_learns_inside_distributed_data_parallel(one_process_group, name):
+    """The wrapper broadcasts buffers before each forward pass: with one process it must change nothing."""
+
+    def trained(wrap):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv1d(2, 8, 3), build_norm(name, 8))
+        model = wrap(net)
+        for n in (1, 5):
+            model(torch.randn(n, 2, 8)).square().sum().backward()
+        return {**net.state_dict(), "gradient": net[0].weight.grad}
+
+    torch.testing.assert_close(trained(nn.parallel.DistributedDataParallel), trained(lambda net: net))
