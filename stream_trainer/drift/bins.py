@@ -52,7 +52,7 @@ class NumberBins:
         """(N, F) uint8 bin numbers."""
         # The number of edges passed, all edges and columns at once: a search a column is several times slower.
         passed_ENF = x_NF > self._edge_EF[:, None, :]
-        code_NF: np.ndarray = np.add.reduce(passed_ENF, axis=0, dtype=np.uint8)
+        code_NF: np.ndarray = np.add.reduce(passed_ENF.view(np.uint8), axis=0, dtype=np.uint8)  # bools would be cast
         if missing_NF is not None:
             code_NF[missing_NF] = self.absent
         return code_NF

@@ -6,11 +6,14 @@ from the sizes of the two samples. With p the shares of the reference, v = 1/n +
 difference of two shares is nearly normal with variance p(1 - p)v, from which
   psi             sum (q - p) ln(q / p), about sum (q - p)²/p: v times a chi-square, mean D v, spread sqrt(2 D) v
   jensen_shannon  in nats; an eighth of psi for small differences
-  total_variation half of sum |q - p|: mean and variance of half-normals, added up
+  total_variation half of sum |q - p|: mean and variance of half-normals, added up, with the correlation that shares
+                  have because they sum to 1: as if the bins in use were equally full
   wasserstein     mean |Q - P| over the cumulated shares: in bins, 1 = from the first bin to the last. Its terms move
                   together, so their spreads are added: the spread is an upper bound.
+Where a distance becomes a claim follows from its shape, too: a distance of few bins has a long tail. Mean and spread
+are taken for those of a gamma distribution; a chi-square is one. See `threshold`.
 Shape suffixes: F = columns, B = bins. Rows are shares and sum to 1.
-Sources: Yurdakul 2018 (psi as chi-square); Lin 1991 (Jensen-Shannon).
+Sources: Yurdakul 2018 (psi as chi-square); Lin 1991 (Jensen-Shannon); Wilson and Hilferty 1931 (tails).
 """
 
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["DISTANCES", "Distance"]
+__all__ = ["DISTANCES", "Distance", "threshold"]
 
 _HALF_NORMAL_MEAN = np.sqrt(2.0 / np.pi)
 _HALF_NORMAL_SPREAD = np.sqrt(1.0 - 2.0 / np.pi)
@@ -58,13 +61,34 @@ def _chi_square(share: float) -> Callable[[np.ndarray, np.ndarray, float], tuple
 def _total_variation_null(reference_FB: np.ndarray, used_FB: np.ndarray, v: float) -> tuple[np.ndarray, np.ndarray]:
     spread_FB = np.sqrt(reference_FB * (1.0 - reference_FB) * v) * used_FB
     mean_F = _HALF_NORMAL_MEAN / 2.0 * spread_FB.sum(axis=1)
-    return mean_F, _HALF_NORMAL_SPREAD / 2.0 * np.sqrt((spread_FB**2).sum(axis=1))
+    # Two halves of n shares that are -1/(n - 1) correlated; of two bins the second repeats the first.
+    others_F = np.maximum(used_FB.sum(axis=1) - 1.0, 1.0)
+    rho_F = 1.0 / others_F
+    shared_F = (rho_F * np.arcsin(rho_F) + np.sqrt(1.0 - rho_F**2) - 1.0) / (np.pi / 2.0 - 1.0)
+    variance_F = (spread_FB**2).sum(axis=1) * (1.0 + others_F * shared_F)
+    return mean_F, _HALF_NORMAL_SPREAD / 2.0 * np.sqrt(variance_F)
 
 
 def _wasserstein_null(reference_FB: np.ndarray, used_FB: np.ndarray, v: float) -> tuple[np.ndarray, np.ndarray]:
     cumulated_FB = np.cumsum(reference_FB, axis=1)[:, :-1]
     spread_F = np.sqrt(np.maximum(cumulated_FB * (1.0 - cumulated_FB) * v, 0.0)).mean(axis=1)
     return _HALF_NORMAL_MEAN * spread_F, _HALF_NORMAL_SPREAD * spread_F
+
+
+def threshold(mean_F: np.ndarray, spread_F: np.ndarray, sigmas: float) -> np.ndarray:
+    """(F,) what a distance of this mean and spread passes as rarely as a chi-square of 11 degrees passes `sigmas`.
+
+    A fixed number of spreads would pass 300 times as often with two bins as with twelve. Exact to the cube root of
+    Wilson and Hilferty; 0 where the mean is 0: a column that never moves.
+
+    >>> threshold(np.array([11.0, 1.0]), np.array([22.0, 2.0]) ** 0.5, sigmas=8.0).round(1).tolist()
+    [48.5, 26.1]
+    """
+    z = (np.cbrt(1.0 + sigmas * np.sqrt(2.0 / 11.0)) - 1.0 + 2.0 / 99.0) / np.sqrt(2.0 / 99.0)
+    ratio_F = np.divide(spread_F, mean_F, out=np.zeros_like(mean_F), where=mean_F > 0)
+    variance_F = ratio_F**2 / 9.0  # 2 / (9 degrees)
+    result: np.ndarray = mean_F * (1.0 - variance_F + z * np.sqrt(variance_F)) ** 3
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

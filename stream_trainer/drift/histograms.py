@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stream_trainer.drift.bins import CategoryBins, NumberBins
-from stream_trainer.drift.distances import DISTANCES
+from stream_trainer.drift.distances import DISTANCES, threshold
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.errors import ConfigError
 from stream_trainer.types import State
@@ -36,7 +36,7 @@ class HistogramOptions:
     binning_records: int = 1024  # tenths are then known to within a hundredth; these records are kept until then
     reference_records: int = 4096
     half_life_records: int = 256  # a window of about 740 records: a total change is told after about 50
-    sigmas: float = 8.0  # above chance; a chi-square of 11 degrees lies 8 of its spreads out once in a million looks
+    sigmas: float = 8.0  # of a chi-square of 11 degrees, passed twice in a million looks; of other bins as rarely
     min_effect: float | None = None  # above chance; None: .1 for psi, see DISTANCES
 
     def __post_init__(self) -> None:
@@ -134,13 +134,14 @@ class Histograms:
         size = self._size()
         value_F, mean_F, spread_F = self._measure(self._recent_FB, size)
         chance_F = self._restless_F * mean_F
+        beyond_F = threshold(mean_F, spread_F, self.options.sigmas) - mean_F
         min_effect = self._distance.min_effect if self.options.min_effect is None else self.options.min_effect
         recent_FB = self._recent_FB / self._weight
         absent = self.bins.absent
         return HistogramScores(
             value_F=value_F,
             chance_F=chance_F,
-            threshold_F=chance_F + np.maximum(min_effect, self.options.sigmas * self._restless_F * spread_F),
+            threshold_F=chance_F + np.maximum(min_effect, self._restless_F * beyond_F),
             missing_F=np.zeros(self._shape[0]) if absent is None else recent_FB[:, absent],
             unseen_F=(recent_FB * (self._reference_FB == 0)).sum(axis=1),
             window_records=int(size),

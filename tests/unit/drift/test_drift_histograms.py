@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_trainer.drift.bins import CategoryBins, NumberBins
-from stream_trainer.drift.distances import DISTANCES
+from stream_trainer.drift.distances import DISTANCES, threshold
 from stream_trainer.drift.histograms import HistogramOptions, Histograms
 from stream_trainer.errors import CheckpointError, ConfigError
 
@@ -223,3 +223,33 @@ def test_wrong_options_and_strange_memory_are_refused():
         HistogramOptions(half_life_records=0)
     with pytest.raises(CheckpointError, match="shape"):
         Histograms(NumberBins(2), SMALL).restore(Histograms(NumberBins(3), SMALL).capture())
+
+
+# ---------------------------------------------------------------- false alarms
+
+STATED = {3.0: 0.009, 8.0: 1.7e-6}  # of a chi-square of 11 degrees, by the normal tail that threshold() uses
+
+
+def rate_beyond(name, n, bins, sigmas, looks=20_000, m=4096):
+    """Share of looks at nothing that are beyond the threshold; recent windows of n, references of m, equal bins."""
+    rng = np.random.default_rng(n + bins)
+    counts = [rng.multinomial(size, np.full(bins, 1 / bins), looks) + 0.5 for size in (n, m)]
+    recent_FB, reference_FB = (count / count.sum(axis=1, keepdims=True) for count in counts)
+    moments = DISTANCES[name].null(reference_FB, np.ones_like(reference_FB), 1 / n + 1 / m)
+    return float((DISTANCES[name].between(recent_FB, reference_FB) > threshold(*moments, sigmas)).mean())
+
+
+@pytest.mark.parametrize("name", sorted(DISTANCES))
+@pytest.mark.parametrize("n", [50, 200, 740, 5000])
+@pytest.mark.parametrize("bins", [2, 4, 10, 32])
+def test_nothing_is_told_of_nothing_more_often_than_stated(name, n, bins):
+    """A fixed number of spreads was passed 4e-4 of all looks with two bins: at 1,000 records a second, every minute."""
+    assert rate_beyond(name, n, bins, 3.0) <= 1.3 * STATED[3.0]
+    assert rate_beyond(name, n, bins, 8.0) <= STATED[8.0] + 1e-4  # two in 20,000: what a simulation can tell
+
+
+@pytest.mark.parametrize("name", ["psi", "jensen_shannon", "total_variation"])
+@pytest.mark.parametrize(("n", "bins"), [(50, 2), (200, 4), (740, 10), (5000, 32)])
+def test_and_not_so_much_more_seldom_that_it_would_be_blind(name, n, bins):
+    """At twenty records a bin and more the stated rate is the true one, within a factor of three."""
+    assert rate_beyond(name, n, bins, 3.0) >= STATED[3.0] / 3

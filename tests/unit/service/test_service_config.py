@@ -60,7 +60,7 @@ def test_the_short_forms_mean_what_they_say(write):
     [
         (
             "foo=1",
-            "foo: unknown key; known here: batch, checkpoint, dead_letters, drift, events, limits, models, name, schema, ",
+            "foo: unknown key; known here: batch, checkpoint, dead_letters, drift, events, limits, models, name, ",
         ),
         (
             "batch.records_mx=1",
