@@ -250,6 +250,9 @@ class RaceArm(Enum):
     KEEP = "keep"  # the live model, as it is
     RATE_UP = "rate_up"  # a copy that learns with a multiple of its rate
     FRESH = "fresh"  # a newly built twin
+    EARLIER_1 = "earlier_1"  # the model that served until the last confirmed drift, as it was then,
+    EARLIER_2 = "earlier_2"  # ... until the drift before,
+    EARLIER_3 = "earlier_3"  # ... and before that
 
 
 class ReactionKind(Enum):

@@ -3,9 +3,13 @@
 An alarm counts if it is about the errors of a model and they got worse. No policy ever wipes a model blindly: a reset
 on a false alarm costs more than most drifts (measured: tests/benchmarks/drift_reaction_*.md).
     boost   the live model learns with a multiple of its rate, for a number of records
-    race    suspect: challengers start beside the live model, which goes on serving; all learn the same batches.
-            Then confirm: the winner's state becomes the live model's, its rate too, until the race is over. Or
-            rollback: the challengers are dropped, none of them having won.
+    race    suspect: challengers start beside the live model; all learn the same batches and answer together.
+                keep     the live model             fresh     a newly built twin, untrained
+                rate_up  a copy that learns with a multiple of the rate in the first half of the race; in the second
+                         it has the base rate, or its noise would hide what it has gained
+                earlier_1 to 3, if asked for: what served before the last confirmed drifts
+            Then confirm: the winner's state becomes the live model's. Or rollback: none has won, or the old state is
+            the best one after all. At the end of the race all others are dropped.
 During a boost or a race, and for a cool-down after it, alarms of that model are not acted upon. A function of the
 batches and nothing else; all of it is in the snapshot, so a crash in mid-race resumes the race.
 Refused: `boost` changes nothing for a model without a rate, River's for example; its race has the arm fresh only.
@@ -22,7 +26,7 @@ from stream_trainer.engine.race import Race, RaceOptions, Verdict
 from stream_trainer.errors import CheckpointError, ConfigError
 from stream_trainer.types import Alarm, Batch, Direction, Prediction, RaceArm, ReactionEvent, ReactionKind, State
 
-__all__ = ["REACTIONS", "BoostOptions", "HasRate", "Reaction", "ReactionOptions", "TwinOf"]
+__all__ = ["REACTIONS", "BoostOptions", "HasPull", "HasRate", "Reaction", "ReactionOptions", "TwinOf"]
 
 TwinOf = Callable[[str, int], Model]
 """(model, number) -> the model as configured, newly built; number 0 has the configured seed, each other its own."""
@@ -55,11 +59,21 @@ REACTIONS: dict[str, type[ReactionOptions] | None] = {
 """drift.reaction -> its options; None: a policy that leaves the models alone."""
 
 
+_EARLIER = (RaceArm.EARLIER_1, RaceArm.EARLIER_2, RaceArm.EARLIER_3)
+
+
 @runtime_checkable
 class HasRate(Protocol):
     """A model that can be told to learn faster."""
 
     def scale_rate(self, factor: float) -> None: ...
+
+
+@runtime_checkable
+class HasPull(Protocol):
+    """A model that is pulled to its initial weights, and can be told how hard."""
+
+    def scale_pull(self, factor: float) -> None: ...
 
 
 class Reaction:
@@ -79,14 +93,16 @@ class Reaction:
             for name, model in models.items()
         }
 
-    def react(
-        self, batch: Batch, predictions: Mapping[str, Prediction], alarms: Sequence[Alarm]
-    ) -> tuple[ReactionEvent, ...]:
-        """One batch, after the live models predicted it and before they learn it. Challengers learn it in here."""
+    def predict(self, name: str, batch: Batch) -> Prediction:
+        """Whoever serves for the model of this name: itself, or in a race all arms together."""
+        return self._desks[name].predict(batch)
+
+    def react(self, batch: Batch, alarms: Sequence[Alarm]) -> tuple[ReactionEvent, ...]:
+        """One batch, after it was predicted and before the live models learn it. Challengers learn it in here."""
         suspected = {alarm.model for alarm in alarms if _is_worse(alarm)}
         events: list[ReactionEvent] = []
         for name, desk in self._desks.items():
-            events += desk.react(batch, predictions[name], name in suspected)
+            events += desk.react(batch, name in suspected)
         return tuple(events)
 
     def racing(self) -> dict[str, bool]:
@@ -124,10 +140,13 @@ class _Desk(ABC):
         self._record = 0
         self._quiet_until = 0
 
-    def react(self, batch: Batch, prediction: Prediction, suspected: bool) -> list[ReactionEvent]:
+    def predict(self, batch: Batch) -> Prediction:
+        return self._model.predict(batch)
+
+    def react(self, batch: Batch, suspected: bool) -> list[ReactionEvent]:
         self._record += len(batch)
         if self.active:
-            return self._go_on(batch, prediction)
+            return self._go_on(batch)
         # Nearly always this is all: a look at two flags.
         return self._begin(batch) if suspected and self._record > self._quiet_until else []
 
@@ -139,7 +158,7 @@ class _Desk(ABC):
     def _begin(self, batch: Batch) -> list[ReactionEvent]: ...
 
     @abstractmethod
-    def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]: ...
+    def _go_on(self, batch: Batch) -> list[ReactionEvent]: ...
 
     def _rest(self) -> None:
         self._quiet_until = self._record + self._cooldown_records
@@ -168,7 +187,7 @@ class _BoostDesk(_Desk):
         self._until = self._record - len(batch) + self._options.records
         return [ReactionEvent(model=self._name, kind=ReactionKind.BOOST, record=self._record, arm=RaceArm.RATE_UP)]
 
-    def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]:
+    def _go_on(self, batch: Batch) -> list[ReactionEvent]:
         """The boost holds for every batch that begins before its end; this one has not been learned yet."""
         assert self._until is not None
         assert isinstance(self._model, HasRate)
@@ -192,29 +211,51 @@ class _RaceDesk(_Desk):
         self._options, self._twin_of = options, twin_of
         self._races = 0  # so far: each has its own seed
         self._race: Race | None = None
+        self._before: State | None = None  # the live model's when the race began, if earlier winners are kept
+        self._earlier: list[State] = []  # newest first
+        self._pull_until: int | None = None  # None: the pull is at rest
 
     @property
     def active(self) -> bool:
         return self._race is not None
 
+    def predict(self, batch: Batch) -> Prediction:
+        return (self._race or self._model).predict(batch)
+
+    def react(self, batch: Batch, suspected: bool) -> list[ReactionEvent]:
+        events = super().react(batch, suspected)
+        if self._pull_until is not None and self._record - len(batch) >= self._pull_until:
+            self._pull_until = None
+            _scale_pull(self._model, 1.0)
+        return events
+
     def _begin(self, batch: Batch) -> list[ReactionEvent]:
         """From the live model as it stands, before it learns the batch of the alarm: all arms learn the same."""
         self._races += 1
-        self._race = Race(self._challengers(), self._options)
-        self._renew_rate_up(self._race)
+        now = self._model.capture()
+        challengers = self._challengers()
+        if RaceArm.RATE_UP in challengers:
+            challengers[RaceArm.RATE_UP].restore(now)
+            _scale_rate(challengers[RaceArm.RATE_UP], self._options.rate_factor)
+        for arm, state in zip(_EARLIER, self._earlier):
+            challengers[arm].restore(state)
+        self._before = now if self._options.earlier else None
+        self._race = Race(self._model, challengers, self._options)
         self._race.learn(batch)
         return [ReactionEvent(model=self._name, kind=ReactionKind.SUSPECT, record=self._record, arm=RaceArm.KEEP)]
 
-    def _go_on(self, batch: Batch, prediction: Prediction) -> list[ReactionEvent]:
+    def _go_on(self, batch: Batch) -> list[ReactionEvent]:
         """The batch is not learned yet: whoever wins now learns it next, as the live model."""
         race = self._race
         assert race is not None
-        race.score(batch, prediction)
+        race.score(batch)
         events = self._look(race) if race.look_due else []
+        for event in events:
+            self._pull(event.kind is ReactionKind.CONFIRM, self._record - len(batch))
+        if not race.practising and RaceArm.RATE_UP in race.arms:
+            _scale_rate(race.arms[RaceArm.RATE_UP], 1.0)
         if race.finished:
-            self._race = None
-            self._rest()
-            _scale_rate(self._model, 1.0)
+            self._end(race)
         else:
             race.learn(batch)
         return events
@@ -222,20 +263,25 @@ class _RaceDesk(_Desk):
     def _look(self, race: Race) -> list[ReactionEvent]:
         verdict = race.verdict()
         if verdict.won:
-            self._model.restore(race.challengers[verdict.challenger].capture())
-            race.exchanged(verdict.challenger)
-            self._renew_rate_up(race)
-            return [self._told(ReactionKind.CONFIRM, verdict.challenger, verdict)]
-        if race.finished and not race.exchanges:
+            race.exchange(verdict.challenger)
+            kind = ReactionKind.ROLLBACK if verdict.challenger is RaceArm.KEEP else ReactionKind.CONFIRM
+            return [self._told(kind, verdict.challenger, verdict)]
+        if race.finished and race.leader is RaceArm.KEEP:
             return [self._told(ReactionKind.ROLLBACK, RaceArm.KEEP, verdict)]
         return []
 
-    def _renew_rate_up(self, race: Race) -> None:
-        """A copy of the live model as it stands, with a raised rate."""
-        if RaceArm.RATE_UP in race.challengers:
-            challenger = race.challengers[RaceArm.RATE_UP]
-            challenger.restore(self._model.capture())
-            _scale_rate(challenger, self._options.rate_factor)
+    def _pull(self, confirmed: bool, since: int) -> None:
+        """Harder after a confirmed drift, from the batch on that confirmed it; the state that came in was at rest."""
+        if self._options.pull_factor > 1:
+            self._pull_until = since + self._options.pull_records if confirmed else None
+            _scale_pull(self._model, self._options.pull_factor if confirmed else 1.0)
+
+    def _end(self, race: Race) -> None:
+        if self._before is not None and race.leader is not RaceArm.KEEP:
+            others = [state for arm, state in zip(_EARLIER, self._earlier) if arm is not race.leader]
+            self._earlier = [self._before, *others][: self._options.earlier]
+        self._race = self._before = None
+        self._rest()
 
     def _told(self, kind: ReactionKind, arm: RaceArm, verdict: Verdict) -> ReactionEvent:
         return ReactionEvent(
@@ -253,21 +299,36 @@ class _RaceDesk(_Desk):
         arms: dict[RaceArm, Model] = {RaceArm.FRESH: self._twin_of(self._name, self._races)}
         if isinstance(self._model, HasRate):
             arms[RaceArm.RATE_UP] = self._twin_of(self._name, 0)
-        return arms
+        return arms | {arm: self._twin_of(self._name, 0) for arm, _ in zip(_EARLIER, self._earlier)}
 
     def capture(self) -> State:
-        own = State(values={**super().capture().values, "races": self._races})
-        return State.join({"own": own} | ({"race": self._race.capture()} if self._race else {}))
+        values = {"races": self._races, "pull_until": self._pull_until}
+        parts = {"own": State(values={**super().capture().values, **values})}
+        parts |= {f"earlier/{i}": state for i, state in enumerate(self._earlier)}
+        if self._race is not None:
+            parts["race"] = self._race.capture()
+        if self._before is not None:
+            parts["before"] = self._before
+        return State.join(parts)
 
     def restore(self, state: State) -> None:
         own = state.part("own")
         super().restore(own)
-        self._races, self._race = own.values["races"], None
+        self._races, self._race, self._before = own.values["races"], None, None
+        self._pull_until = own.values.get("pull_until")
+        self._earlier = [state.part(name) for name in sorted(state.values) if name.startswith("earlier/")]
+        if "before" in state.values:
+            self._before = state.part("before")
         if "race" in state.values:
-            self._race = Race(self._challengers(), self._options)
+            self._race = Race(self._model, self._challengers(), self._options)
             self._race.restore(state.part("race"))
 
 
 def _scale_rate(model: Model, factor: float) -> None:
     if isinstance(model, HasRate):
         model.scale_rate(factor)
+
+
+def _scale_pull(model: Model, factor: float) -> None:
+    if isinstance(model, HasPull):
+        model.scale_pull(factor)

@@ -6,6 +6,7 @@ stopwatch is handed in.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from stream_trainer.contracts import Model, Stateful
@@ -47,10 +48,11 @@ class Trainer:
         predictions: dict[str, Prediction] = {}
         predict_s: dict[str, float] = {}
         for name, model in self.models.items():
-            predictions[name], predict_s[name] = self._timed(model.predict, batch)
+            ask = partial(self.reaction.predict, name) if self.reaction else model.predict
+            predictions[name], predict_s[name] = self._timed(ask, batch)
         errors = self.prequential.update(batch.y_N, predictions)
         alarms = self.drift.observe(batch, predictions, errors)
-        events = self.reaction.react(batch, predictions, alarms) if self.reaction else ()
+        events = self.reaction.react(batch, alarms) if self.reaction else ()
         for event in events:
             if event.kind is ReactionKind.CONFIRM:
                 self.drift.renew(event.model)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
+from stream_trainer.models.initial_weights import InitialWeights
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.torch_options import TorchOptions, build_configured
@@ -39,9 +40,10 @@ class TorchModel:
         """Raises ConfigError for whatever in `options` cannot be built for this schema."""
         self.schema, self.options, self.device = schema, options, torch.device(device)
         self._records = 0  # learned so far
-        self._rate_factor = 1.0
-        with self._own_randomness():
-            self.network = build_configured(schema, options).to(self.device)
+        self._rate_factor = self._pull_factor = 1.0
+        self._seed = options.seed  # of the state: it comes with a state that another seed began
+        self._initial = InitialWeights(self._build)
+        self.network = self._build(self._seed)
         name, settings = options.optimizer_spec
         optimizer = build_optimizer(name, self.network.parameters(), **settings)
         self._stepper = Stepper(optimizer, options.rate_scaling)
@@ -51,6 +53,10 @@ class TorchModel:
         )
         self._classes = schema.target.kind is TargetKind.CLASSES
         self._target_scale = RunningScale(columns=1, half_life_records=options.input_half_life_records)
+
+    def _build(self, seed: int) -> nn.Module:
+        with _randomness_of(seed, records=0):
+            return build_configured(self.schema, self.options).to(self.device)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -62,9 +68,14 @@ class TorchModel:
 
         Captured with the rest. Raises: ConfigError: the factor is not above 0 and finite.
         """
-        if not 0 < factor < math.inf:
-            raise ConfigError(f"scale_rate was given {factor}; expected a finite factor above 0, 1 for the base rate.")
-        self._rate_factor = factor
+        self._rate_factor = _checked_factor("scale_rate", factor)
+
+    def scale_pull(self, factor: float) -> None:
+        """Pull to the initial weights `factor` times as hard from now on; 1: as configured, to the last bit.
+
+        Captured with the rest. Without effect where the optimizer does not pull. Raises: ConfigError as `scale_rate`.
+        """
+        self._pull_factor = _checked_factor("scale_pull", factor)
 
     # ------------------------------------------------------------ predict
 
@@ -145,18 +156,20 @@ class TorchModel:
         return learning_rate
 
     def _step(self, records: int, closure: Callable[[], float] | None = None) -> float:
-        """The scaled rate lives only while the step is made: the groups, and every saved state, hold the base rate."""
-        if self._rate_factor == 1.0:
-            return self._stepper.step(records, closure)
+        """Scaled settings live only while the step is made: the groups, and every saved state, hold the base ones."""
         groups = self.optimizer.param_groups
-        base = [group["lr"] for group in groups]
-        for group, rate in zip(groups, base):
-            group["lr"] = rate * self._rate_factor
+        base: list[dict[str, Any]] = [
+            {key: g[key] for key in ("lr", "pull_horizon_records") if key in g} for g in groups
+        ]
+        for group in groups:
+            group["lr"] *= self._rate_factor
+            if group.get("pull_horizon_records") is not None:
+                group["pull_horizon_records"] /= self._pull_factor
         try:
             return self._stepper.step(records, closure)
         finally:
-            for group, rate in zip(groups, base):
-                group["lr"] = rate
+            for group, settings in zip(groups, base):
+                group.update(settings)
 
     def _backward(self, batch: Batch, target: Tensor) -> float:
         """Predict in training mode, and leave the gradients of the mean loss; returns the loss."""
@@ -167,7 +180,7 @@ class TorchModel:
 
     def _loss(self, batch: Batch, target: Tensor) -> Tensor:
         self.network.train()
-        with self._own_randomness():
+        with _randomness_of(self._seed, self._records):
             outputs = self._forward(batch)
             if self._classes:
                 return nn.functional.cross_entropy(outputs, target)
@@ -192,17 +205,6 @@ class TorchModel:
         self._target_scale.recall(target)
         self.optimizer.zero_grad(set_to_none=True)
 
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Whatever draws from torch inside repeats with the seed, and nobody outside notices that it drew."""
-        generator = torch.default_generator
-        outside = generator.get_state()
-        generator.manual_seed((self.options.seed * 0x9E3779B1 + self._records) % 2**32)  # all that torch's CPU takes
-        try:
-            yield
-        finally:
-            generator.set_state(outside)
-
     def norm_drift(self) -> dict[str, NormDrift]:
         """Layer -> how far its activations moved with the last batch learned; without the layers that cannot tell."""
         return drift_numbers(self.network)
@@ -213,6 +215,7 @@ class TorchModel:
         """Tensors under network., optimizer. and standardiser.; no pickles."""
         network = {f"network.{name}": tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         optimizer, settings = capture_optimizer(self.optimizer)
+        optimizer, initial = self._initial.leave_out(optimizer, self._seed)
         inputs = {f"standardiser.{name}": array for name, array in self._standardiser.capture().items()}
         target = {f"target.{name}": array for name, array in self._target_scale.capture().items()}
         return State(
@@ -225,6 +228,9 @@ class TorchModel:
             values={
                 "records": self._records,
                 "rate_factor": self._rate_factor,
+                "pull_factor": self._pull_factor,
+                "seed": self._seed,
+                "initial": initial,
                 "optimizer": settings,
                 **self._identity(),
             },
@@ -233,7 +239,8 @@ class TorchModel:
     def restore(self, state: State) -> None:
         """Become what was captured.
 
-        Raises: CheckpointError: it is of another schema, network or optimizer.
+        Raises: CheckpointError: it is of another schema, network or optimizer, or began with weights that the seed
+            does not make here.
         """
         for name, value in self._identity().items():
             if state.values.get(name) != value:
@@ -243,12 +250,15 @@ class TorchModel:
                 )
         network = {name: torch.as_tensor(array) for name, array in _under("network.", state.arrays).items()}
         _check_same_tensors(self.network.state_dict(), network)
-        restore_optimizer(self.optimizer, _under("optimizer.", state.arrays), state.values["optimizer"])
+        seed = state.values.get("seed", self.options.seed)  # like the factors: older states have none
+        optimizer = self._initial.put_back(_under("optimizer.", state.arrays), state.values.get("initial"), seed)
+        restore_optimizer(self.optimizer, optimizer, state.values["optimizer"])
         self.network.load_state_dict(network)
         self._standardiser.restore(_under("standardiser.", state.arrays))
         self._target_scale.restore(_under("target.", state.arrays))
-        self._records = state.values["records"]
-        self._rate_factor = state.values.get("rate_factor", 1.0)  # absent from states older than reactions
+        self._records, self._seed = state.values["records"], seed
+        self._rate_factor = state.values.get("rate_factor", 1.0)
+        self._pull_factor = state.values.get("pull_factor", 1.0)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -262,6 +272,27 @@ class TorchModel:
 def _copy_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
     for buffer, value in buffers:
         buffer.copy_(value)
+
+
+@contextmanager
+def _randomness_of(seed: int, records: int) -> Iterator[None]:
+    """Whatever draws from torch inside repeats with the seed and the record, and nobody outside notices that it drew.
+
+    A restored state brings its seed along, so it goes on alike in whichever twin.
+    """
+    generator = torch.default_generator
+    outside = generator.get_state()
+    generator.manual_seed((seed * 0x9E3779B1 + records) % 2**32)  # all that torch's CPU takes
+    try:
+        yield
+    finally:
+        generator.set_state(outside)
+
+
+def _checked_factor(method: str, factor: float) -> float:
+    if not 0 < factor < math.inf:
+        raise ConfigError(f"{method} was given {factor}; expected a finite factor above 0, 1 for the configured value.")
+    return factor
 
 
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:

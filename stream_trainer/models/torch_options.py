@@ -95,11 +95,15 @@ def build_configured(schema: Schema, options: TorchOptions) -> nn.Module:
     if options.module is not None:
         network = _call_factory(options.module, schema, options.module_options)
         if options.convert_norms is not None:
-            network = convert_norms(network, options.convert_norms)
+            damping = _damping_for(options.convert_norms, options)
+            network = convert_norms(network, options.convert_norms, **damping)
     else:
         chosen = {name: getattr(options, name) for name in _NET_OPTIONS if getattr(options, name) is not None}
-        if options.optimizer_spec[0] == "stream_adamw":
-            chosen |= _for_stream_adamw(schema, chosen)
+        damping = _damping_for(chosen.get("norm", "adaptive_batch_renorm"), options)
+        if damping:
+            chosen["norm_options"] = damping | dict(options.norm_options or {})
+        if schema.categories and options.optimizer_spec[0] == "stream_adamw":
+            chosen["sparse_embeddings"] = True  # it takes gradients by rows, and a step costs what the batch touches
         network = build_network(options.net or "mlp", schema.widths, schema.target.outputs, **chosen)
     refuse_batch_norm(network)
     _try(network, schema)
@@ -131,12 +135,10 @@ def _try(network: nn.Module, schema: Schema) -> None:
             )
 
 
-def _for_stream_adamw(schema: Schema, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What suits an optimizer that counts records: it takes rows, and small batches need no damping by the norm."""
-    suited: dict[str, Any] = {"sparse_embeddings": True} if schema.categories else {}
-    if chosen.get("norm", "adaptive_batch_renorm") == "adaptive_batch_renorm":
-        suited["norm_options"] = {"damping": "none", **(chosen.get("norm_options") or {})}
-    return suited
+def _damping_for(norm: str, options: TorchOptions) -> dict[str, Any]:
+    """An optimizer that counts records needs no norm that counts them once more: of small batches little would stay."""
+    damped = norm in ("adaptive_batch_renorm", "continual") and options.optimizer_spec[0] == "stream_adamw"
+    return {"damping": "none"} if damped else {}
 
 
 def _call_factory(path: str, schema: Schema, options: Mapping[str, Any]) -> nn.Module:

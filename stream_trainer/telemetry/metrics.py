@@ -36,6 +36,9 @@ _OUTCOMES = (  # who may serve after which event: only these have a series
     (ReactionKind.SUSPECT, RaceArm.KEEP),
     (ReactionKind.CONFIRM, RaceArm.RATE_UP),
     (ReactionKind.CONFIRM, RaceArm.FRESH),
+    (ReactionKind.CONFIRM, RaceArm.EARLIER_1),
+    (ReactionKind.CONFIRM, RaceArm.EARLIER_2),
+    (ReactionKind.CONFIRM, RaceArm.EARLIER_3),
     (ReactionKind.ROLLBACK, RaceArm.KEEP),
     (ReactionKind.BOOST, RaceArm.RATE_UP),
 )

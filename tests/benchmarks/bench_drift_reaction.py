@@ -1,40 +1,48 @@
 """What does each reaction to drift save, and what does a false alarm cost?
 
-Four streams of made-up concepts (a random network over ten numbers names the class, 5 % of the labels are wrong), in
-batches of 64 through the trainer of the service, test then train. On `abrupt`, `partial` and `gradual` the shipped
-detector raises the alarms; on `none` nothing ever changes and an alarm is forced every 10,000 records.
+Five streams of made-up concepts (a random network over ten numbers names the class, 5 % of the labels are wrong), in
+batches of 128 through the trainer of the service, test then train; the concept changes every 10,000 records. On
+`abrupt`, `partial`, `gradual` and `recurring` the shipped detector raises the alarms; on `none` nothing ever changes
+and an alarm is forced every 10,000 records.
 
     none     alarms change nothing              boost    five times the rate for 4,096 records
     reset    a new model at once (bench only)   race     keep, rate_up and fresh race for 4,096 records
     oracle   a new model at the very record of the change, and never else (bench only)
+    earlier  race, and two former winners race again
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_drift_reaction.py --seeds 3
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_drift_reaction.py run --seeds 0 1 2 --out runs.csv
+    python tests/benchmarks/bench_drift_reaction.py table runs.csv
+
+A run that stands in the file already is not made again, so it can be stopped and shared: `--part 0 2` does half.
 """
 
 import argparse
-import platform
+import csv
+import itertools
 from collections import Counter
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 
+from stream_trainer.contracts import Model
 from stream_trainer.engine.drift_monitor import DriftMonitor, DriftOptions
 from stream_trainer.engine.race import RaceOptions
-from stream_trainer.engine.reaction import BoostOptions, Reaction
+from stream_trainer.engine.reaction import BoostOptions, Reaction, TwinOf
 from stream_trainer.engine.trainer import Trainer
 from stream_trainer.evaluation import Prequential
-from stream_trainer.models import TorchModel, TorchOptions
+from stream_trainer.models import RiverModel, RiverOptions, TorchModel, TorchOptions
 from stream_trainer.schema import NumberFeature, Schema, Target
 from stream_trainer.types import Alarm, Batch, Detection, Direction
 
-FEATURES, BATCH, NOISE = 10, 64, 0.05
-CONCEPT_RECORDS, CONCEPTS, GRADUAL_RECORDS, FORCED_EVERY = 20_000, 4, 5_000, 10_000
+FEATURES, BATCH, NOISE = 10, 128, 0.05
+CONCEPT_RECORDS, CONCEPTS, GRADUAL_RECORDS, FORCED_EVERY = 10_000, 3, 4_000, 10_000
 SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"x{i}") for i in range(FEATURES)), target=Target.binary("y"))
-STREAMS = ("abrupt", "partial", "gradual", "none")
-POLICIES = ("none", "reset", "boost", "race", "oracle")
+STREAMS = ("abrupt", "partial", "gradual", "recurring", "none")
+POLICIES = ("none", "boost", "race", "reset", "oracle", "earlier")
+LEARNERS = ("torch:1e-3", "torch:5e-3", "river:tree.HoeffdingAdaptiveTreeClassifier")
 
 
 def concept(rng: np.random.Generator, x_NF: np.ndarray) -> np.ndarray:
@@ -56,9 +64,11 @@ def stream(kind: str, seed: int) -> Batch:
             concepts[k] ^= (x_NF[:, 2 * k] > 0) & (x_NF[:, 2 * k + 1] > 0)
     place_N = np.arange(n)
     number_N = place_N // CONCEPT_RECORDS
-    if kind == "gradual":  # the new concept's share grows from 0 to 1 within 5,000 records
+    if kind == "gradual":  # the new concept's share grows from 0 to 1 within 4,000 records
         share_N = (place_N % CONCEPT_RECORDS) / GRADUAL_RECORDS
         number_N = np.where(rng.random(n) < share_N, number_N, np.maximum(number_N - 1, 0))
+    if kind == "recurring":  # two concepts take turns
+        number_N = number_N % 2
     if kind == "none":
         number_N[:] = 0
     y_N = concepts[number_N, place_N] ^ (rng.random(n) < NOISE)
@@ -99,7 +109,10 @@ class BlindReset:
     def __init__(self, model, twin_of, at_records=None) -> None:
         self.model, self.twin_of, self.at_records, self.record, self.resets = model, twin_of, at_records, 0, 0
 
-    def react(self, batch, predictions, alarms):
+    def predict(self, name, batch):
+        return self.model.predict(batch)
+
+    def react(self, batch, alarms):
         before, self.record = self.record, self.record + len(batch)
         due = bool(alarms) if self.at_records is None else any(before <= r < self.record for r in self.at_records)
         if due:
@@ -108,19 +121,29 @@ class BlindReset:
         return ()
 
 
-def run(kind: str, policy: str, seed: int, rate: float, options: RaceOptions) -> tuple[float, float, Counter]:
-    """Error over the stream, over the 2,000 records after each change, and events."""
+def twins(learner: str, seed: int) -> TwinOf:
+    """`torch:RATE`, the shipped network at this base rate, or `river:CLASS` with its defaults."""
+    kind, _, what = learner.partition(":")
 
-    def twin_of(name: str, number: int) -> TorchModel:
-        optimizer = {"stream_adamw": {"lr": rate}}
+    def twin_of(name: str, number: int) -> Model:
+        if kind == "river":
+            return RiverModel(SCHEMA, RiverOptions(estimator=f"river.{what}", seed=seed + 7919 * number))
+        optimizer = {"stream_adamw": {"lr": float(what)}}
         return TorchModel(SCHEMA, TorchOptions(hidden=(64, 64), optimizer=optimizer, seed=seed + 7919 * number))
 
+    return twin_of
+
+
+def run(kind: str, policy: str, seed: int, learner: str) -> tuple[float, float, Counter]:
+    """Error over the stream, over the 2,000 records after each change, and events."""
+    twin_of = twins(learner, seed)
     model = twin_of("m", 0)
     changes = [] if kind == "none" else [CONCEPT_RECORDS * k for k in range(1, CONCEPTS)]
     reaction = {
         "none": lambda: None,
         "boost": lambda: Reaction({"m": model}, BoostOptions(), twin_of),
-        "race": lambda: Reaction({"m": model}, options, twin_of),
+        "race": lambda: Reaction({"m": model}, RaceOptions(), twin_of),
+        "earlier": lambda: Reaction({"m": model}, RaceOptions(earlier=2), twin_of),
         "reset": lambda: BlindReset(model, twin_of),
         "oracle": lambda: BlindReset(model, twin_of, changes),
     }[policy]()
@@ -138,44 +161,78 @@ def run(kind: str, policy: str, seed: int, rate: float, options: RaceOptions) ->
     return float(np.sum(errors)) / (CONCEPT_RECORDS * CONCEPTS), float(np.mean(after or [np.nan])), events
 
 
+FIELDS = ("stream", "learner", "policy", "seed", "error", "first_2000", "alarms", "events")
+
+
+def make_runs(chosen: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    part, parts = chosen.part
+    out: Path = chosen.out
+    done = {tuple(row[field] for field in FIELDS[:4]) for row in rows([out])} if out.exists() else set()
+    with out.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not done:
+            writer.writerow(FIELDS)
+        wanted = itertools.product(chosen.policies, chosen.seeds, chosen.learners, chosen.streams)
+        for i, (policy, seed, learner, kind) in enumerate(wanted):
+            if i % parts != part or (kind, learner, policy, str(seed)) in done:
+                continue
+            error, first, events = run(kind, policy, seed, learner)
+            alarms = events.pop("alarm", 0)
+            told = ", ".join(f"{name} {count}" for name, count in sorted(events.items()))
+            writer.writerow([kind, learner, policy, seed, f"{error:.6f}", f"{first:.6f}", alarms, told])
+            file.flush()
+
+
+def rows(paths: Iterable[Path]) -> list[dict[str, str]]:
+    return [row for path in paths for row in csv.DictReader(path.open(newline=""))]
+
+
+def table(chosen: argparse.Namespace) -> None:
+    """Per stream and learner: error of each policy, relative to none, and to the best policy of the row."""
+    error: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for row in rows(chosen.files):
+        cell = error.setdefault((row["stream"], row["learner"]), {}).setdefault(row["policy"], {})
+        cell[int(row["seed"])] = float(row["error"])
+    found = [policy for policy in POLICIES if any(policy in cells for cells in error.values())]
+    print(
+        "| stream | learner | seeds | error of none |",
+        *(f"{policy} |" for policy in found[1:]),
+        "race above the best |",
+    )
+    print("|---" * (len(found) + 4) + "|")
+    for (kind, learner), cells in sorted(error.items(), key=lambda item: (STREAMS.index(item[0][0]), item[0][1])):
+        seeds = sorted(cells["none"])
+        base = np.array([cells["none"][seed] for seed in seeds])
+        means = {policy: np.mean(list(cell.values())) for policy, cell in cells.items() if sorted(cell) == seeds}
+        told = []
+        for policy in found[1:]:
+            if policy not in means:
+                told.append("- |")
+                continue
+            share = 100 * (np.array([cells[policy][seed] for seed in seeds]) / base - 1)
+            told.append(f"{share.mean():+.1f} % ± {share.std(ddof=1) / len(share) ** 0.5:.1f} |")
+        best = min(means, key=means.get)
+        above = f"{100 * (means['race'] / means[best] - 1):.1f} % ({best})" if "race" in means else "-"
+        print(f"| {kind} | {learner} | {len(seeds)} | {base.mean():.4f} |", *told, above, "|")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
-    parser.add_argument("--streams", nargs="+", default=STREAMS)
-    parser.add_argument("--policies", nargs="+", default=POLICIES)
-    parser.add_argument("--records", type=int, default=RaceOptions().records)
-    parser.add_argument("--margin-min", type=float, default=RaceOptions().margin_min)
-    parser.add_argument("--statistic-min", type=float, default=RaceOptions().statistic_min)
-    parser.add_argument("--cooldown-records", type=int, default=RaceOptions().cooldown_records)
+    commands = parser.add_subparsers(required=True)
+    making = commands.add_parser("run")
+    making.set_defaults(do=make_runs)
+    making.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    making.add_argument("--learners", nargs="+", default=LEARNERS)
+    making.add_argument("--streams", nargs="+", default=STREAMS)
+    making.add_argument("--policies", nargs="+", default=POLICIES)
+    making.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "OF"))
+    making.add_argument("--out", type=Path, default=Path("drift_reaction.csv"))
+    showing = commands.add_parser("table")
+    showing.set_defaults(do=table)
+    showing.add_argument("files", type=Path, nargs="+")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    options = RaceOptions(
-        records=chosen.records,
-        margin_min=chosen.margin_min,
-        statistic_min=chosen.statistic_min,
-        cooldown_records=chosen.cooldown_records,
-    )
-    print(f"{date.today()}, {platform.machine()}, torch {torch.__version__}, {chosen.seeds} seeds, {options}\n")
-    print("| stream | rate | policy | error | relative to none | first 2,000 after | alarms | events |")
-    print("|---|---|---|---|---|---|---|---|")
-    for kind in chosen.streams:
-        for rate in chosen.rates:
-            base: list = []
-            for policy in chosen.policies:
-                runs = [run(kind, policy, seed, rate, options) for seed in range(chosen.seeds)]
-                base = base or runs
-                share = np.array([a[0] / b[0] - 1 for a, b in zip(runs, base)])
-                spread = share.std(ddof=1) / len(share) ** 0.5 if len(share) > 1 else float("nan")
-                events = sum((r[2] for r in runs), Counter())
-                alarms = events.pop("alarm", 0)
-                told = ", ".join(f"{name} {count}" for name, count in sorted(events.items())) or "-"
-                first = np.mean([r[1] for r in runs])
-                print(
-                    f"| {kind} | {rate:g} | {policy} | {np.mean([r[0] for r in runs]):.4f} | {share.mean():+.1%} "
-                    f"± {spread:.1%} | {'-' if np.isnan(first) else f'{first:.3f}'} | {alarms} | {told} |",
-                    flush=True,
-                )
+    chosen.do(chosen)
 
 
 if __name__ == "__main__":

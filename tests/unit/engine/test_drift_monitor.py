@@ -31,9 +31,12 @@ class Confirming:
     """A reaction that confirms a drift of `model` at its n-th batch."""
 
     def __init__(self, model, at):
-        self.model, self.at, self.seen = model, at, 0
+        self.model, self.at, self.seen, self.models = model, at, 0, {}
 
-    def react(self, batch, predictions, alarms):
+    def predict(self, name, batch):
+        return self.models[name].predict(batch)
+
+    def react(self, batch, alarms):
         self.seen += 1
         event = ReactionEvent(model=self.model, kind=ReactionKind.CONFIRM, record=0, arm=RaceArm.FRESH)
         return (event,) if self.seen == self.at else ()
@@ -45,6 +48,8 @@ def trainer(options=ALL, reaction=None):
         "plain": TorchModel(SCHEMA, TorchOptions(hidden=(8,), norm="none", seed=2)),
     }
     monitor = DriftMonitor(options, SCHEMA, list(models))
+    if reaction is not None:
+        reaction.models = models
     return Trainer(models, Prequential(SCHEMA.target, list(models)), monitor, lambda: 0.0, reaction)
 
 

@@ -35,9 +35,8 @@ def play(reaction, live, n_records, *, alarms_at=(), size=64, start=0):
     events, predictions = [], []
     for at in range(start, start + n_records, size):
         records = batch(size)
-        served = {"m": live.predict(records)}
-        predictions.append(float(served["m"][0, 1]))
-        events += reaction.react(records, served, [alarm()] if at in alarms_at else [])
+        predictions.append(float(reaction.predict("m", records)[0, 1]))
+        events += reaction.react(records, [alarm()] if at in alarms_at else [])
         live.learn(records)
     return events, predictions
 
@@ -50,44 +49,136 @@ def kinds(events):
 
 
 def test_a_better_fresh_model_takes_the_place_of_the_live_one():
-    """At the first look, after 256 records, and in place: whoever holds the live model holds the winner then."""
+    """At the first look, after 256 records, and in place: whoever holds the live model holds the winner then.
+
+    It is heard before that, and alone once the race is over.
+    """
     live = Scripted("live", 0.6)
     reaction, _ = race_of(live, 0.9)
     events, served = play(reaction, live, 64 * 20, alarms_at=[0])
 
     assert [(S, RaceArm.KEEP, 64), (C, RaceArm.FRESH, 64 * 5)] == [(e.kind, e.arm, e.record) for e in events]
     assert events[1].margin == pytest.approx(1 - np.log(0.9) / np.log(0.6))
-    assert [0.6] * 5 + [0.9] * 15 == served
+    assert [0.6] == served[:1]
+    assert pytest.approx(0.9, abs=0.01) == served[5]
+    assert [0.9] * 3 == served[17:]
     assert "twin 1" == live.name
     assert {"m": False} == reaction.racing()
 
 
-def test_a_winner_with_a_raised_rate_has_the_base_rate_again_after_the_race():
-    """Five times the rate is for the days after a drift."""
+def test_a_raised_rate_is_for_the_first_half_of_a_race():
+    """With it a model learns fast and errs a little more: in the second half it shows what it has gained."""
+    live = ScriptedWithRate("live", 0.6, raised_quality=0.6)
+    reaction, _ = race_of(live, 0.5)
+    factors = []
+    for at in range(0, 64 * 20, 64):
+        play(reaction, live, 64, alarms_at=[0], start=at)
+        race = reaction._desks["m"]._race
+        factors.append(race.arms[RaceArm.RATE_UP].factor if race else None)
+
+    assert [5.0] * 8 + [1.0] * 8 + [None] * 4 == factors
+
+
+def test_a_winner_with_a_raised_rate_has_the_base_rate_again_after_half_time():
+    """It is the live model then, and its rate falls as it would have fallen beside it."""
     live = ScriptedWithRate("live", 0.6, raised_quality=0.9)
     reaction, _ = race_of(live, 0.5)
-    events, served = play(reaction, live, 64 * 20, alarms_at=[0])
+    factors, events = [], []
+    for at in range(0, 64 * 20, 64):
+        events += play(reaction, live, 64, alarms_at=[0], start=at)[0]
+        factors.append(live.factor)
 
     assert [(S, RaceArm.KEEP), (C, RaceArm.RATE_UP)] == [(e.kind, e.arm) for e in events]
-    assert ("live", 1.0) == (live.name, live.factor)
-    assert [0.6] * 5 + [0.9] * 12 + [0.6] * 3 == served
+    assert [1.0] * 4 + [5.0] * 4 + [1.0] * 12 == factors
+
+
+class Late(ScriptedWithRate):
+    """A twin becomes good only after 600 records; whoever is named live becomes good after 700 more."""
+
+    late_live = 0.0
+
+    def predict(self, batch):
+        if "twin" in self.name and self.learned > 600:
+            self.quality = 0.8
+        if "live" in self.name and self.factor == 1.0 and self.learned > 1300:
+            self.quality = max(self.quality, self.late_live)
+        return super().predict(batch)
 
 
 def test_the_others_race_on_against_a_winner():
     """A raised rate leads first; the fresh model, slower to be good, is the best in the end."""
-    live = ScriptedWithRate("live", 0.5, raised_quality=0.7)
-
-    class Late(ScriptedWithRate):
-        def predict(self, batch):
-            late = "twin" in self.name and self.learned > 600
-            self.quality = 0.9 if late else self.quality
-            return super().predict(batch)
-
+    live = Late("live", 0.5, raised_quality=0.7)
     reaction = Reaction({"m": live}, RaceOptions(records=2048), lambda name, number: Late(f"twin {number}", 0.1, 0.1))
     events, _ = play(reaction, live, 64 * 40, alarms_at=[0])
 
     assert [(S, RaceArm.KEEP), (C, RaceArm.RATE_UP), (C, RaceArm.FRESH)] == [(e.kind, e.arm) for e in events]
     assert ("twin 1", 1.0) == (live.name, live.factor)
+
+
+def test_an_exchange_is_taken_back_when_the_old_model_is_better_after_all():
+    """It raced on as the arm keep, and comes back with all that it learned meanwhile."""
+
+    class Recovering(Late):
+        late_live = 0.95
+
+    live = Recovering("live", 0.5, raised_quality=0.5)
+    reaction = Reaction(
+        {"m": live}, RaceOptions(records=4096), lambda name, number: Recovering(f"twin {number}", 0.8, 0.8)
+    )
+    events, _ = play(reaction, live, 64 * 70, alarms_at=[0])
+
+    assert [(S, RaceArm.KEEP), (C, RaceArm.FRESH), (R, RaceArm.KEEP)] == [(e.kind, e.arm) for e in events]
+    assert ("live", 64 * 70) == (live.name, live.learned)
+
+
+def test_a_former_winner_races_again_when_its_concept_returns():
+    """Two concepts take turns; what was good before the first confirmed drift wins at the second, untaught."""
+    live = Scripted("first", 0.6)
+    options = RaceOptions(records=1024, cooldown_records=0, earlier=1)
+    reaction = Reaction({"m": live}, options, lambda name, number: Scripted(f"twin {number}", 0.8))
+    play(reaction, live, 64 * 20, alarms_at=[0])
+    live.quality = 0.1  # the first concept returns: what serves knows nothing of it
+    first = reaction._desks["m"]._earlier[0]
+    first.values["quality"] = 0.95
+    resumed_live = Scripted("?", 0.0)
+    resumed = Reaction({"m": resumed_live}, options, lambda name, number: Scripted(f"twin {number}", 0.8))
+    resumed_live.restore(live.capture())
+    resumed.restore(reaction.capture())
+    for one, served in ((reaction, live), (resumed, resumed_live)):
+        later, _ = play(one, served, 64 * 20, alarms_at=[64 * 20], start=64 * 20)
+
+        assert [(S, RaceArm.KEEP), (C, RaceArm.EARLIER_1)] == [(e.kind, e.arm) for e in later]
+        assert "first" == served.name
+        assert 0.1 == one._desks["m"]._earlier[0].values["quality"]  # the one that served until now waits in its place
+    assert state_sha256(reaction.capture()) == state_sha256(resumed.capture())
+
+
+class Pulled(Scripted):
+    """Knows how hard it is pulled."""
+
+    def __init__(self, name, quality):
+        super().__init__(name, quality)
+        self.pull = 1.0
+
+    def scale_pull(self, factor):
+        self.pull = factor
+
+
+@pytest.mark.parametrize("fresh_quality", [0.9, 0.3])
+def test_a_confirmed_drift_shortens_the_horizon_of_the_pull_for_its_records(fresh_quality):
+    """From the confirming batch on, then at rest again; a false alarm leaves it alone."""
+    live = Pulled("live", 0.6)
+    options = RaceOptions(records=1024, pull_factor=10.0, pull_records=640)
+    reaction = Reaction({"m": live}, options, lambda name, number: Pulled("twin", fresh_quality))
+    pulls = []
+    for at in range(0, 64 * 20, 64):
+        play(reaction, live, 64, alarms_at=[0], start=at)
+        pulls.append(live.pull)
+        resumed = Reaction({"m": live}, options, lambda name, number: Pulled("twin", fresh_quality))
+        resumed.restore(reaction.capture())  # at every batch: where it ends is in the snapshot
+        reaction = resumed
+
+    assert ([1.0] * 4 + [10.0] * 10 + [1.0] * 6 if fresh_quality == 0.9 else [1.0] * 20) == pulls
 
 
 def test_after_a_false_alarm_everything_is_as_before():
@@ -102,6 +193,7 @@ def test_after_a_false_alarm_everything_is_as_before():
     assert [S, R] == kinds(events)
     assert RaceArm.KEEP is events[1].arm
     assert events[1].margin < 0 > events[1].statistic
+    assert [RaceArm.FRESH] == [event.challenger for event in events[1:]]
     assert vars(undisturbed) == vars(live)
 
 
@@ -111,7 +203,7 @@ def test_only_a_worse_error_of_that_model_is_suspicious():
     reaction, built = race_of(live, 0.9)
     records = batch(64)
     harmless = [alarm(Direction.DOWN), alarm(signal="feature", model=None), alarm(model="other"), alarm(signal="label")]
-    events = reaction.react(records, {"m": live.predict(records)}, harmless)
+    events = reaction.react(records, harmless)
 
     assert ((), []) == (events, built)
 
@@ -132,7 +224,7 @@ def test_each_model_has_its_own_race():
     models = {"m": Scripted("m", 0.6), "n": Scripted("n", 0.6)}
     reaction = Reaction(models, RACE, lambda name, number: Scripted("twin", 0.9))
     records = batch(64)
-    reaction.react(records, {name: model.predict(records) for name, model in models.items()}, [alarm(model="n")])
+    reaction.react(records, [alarm(model="n")])
 
     assert {"m": False, "n": True} == reaction.racing()
 
@@ -157,7 +249,7 @@ def test_a_boost_holds_for_its_records_and_is_not_stacked():
     events = []
     for at in range(0, 64 * 24, 64):
         records = batch(64)
-        events += reaction.react(records, {"m": live.predict(records)}, [alarm()] if at != 64 * 10 else [])
+        events += reaction.react(records, [alarm()] if at != 64 * 10 else [])
         factors.append(live.factor)
 
     assert [5.0] * 10 + [1.0] * 11 + [5.0] * 3 == factors

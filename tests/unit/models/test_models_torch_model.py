@@ -156,6 +156,129 @@ def test_a_rate_cannot_be_scaled_by_what_is_no_factor(factor):
         build(NUMBERS).scale_rate(factor)
 
 
+def test_a_harder_pull_survives_a_restart_and_ends_without_a_trace():
+    """The group holds the configured horizon throughout; a model without a pull takes no notice."""
+    batches = list(cut(records(NUMBERS, 64), [16]))
+    options = {"optimizer": {"stream_adamw": {"lr": 0.0, "pull_horizon_records": 1000}}, "norm": "none"}
+    model, twin = build(NUMBERS, **options), build(NUMBERS, **options)
+    model.learn(batches[0])
+    weight = model.network.body[0].weight
+    begun = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    model.scale_pull(100.0)
+    twin.restore(as_saved(model.capture()))
+    for one in (model, twin):
+        one.learn(batches[1])
+
+        left = one.network.body[0].weight.detach() - begun
+        torch.testing.assert_close(torch.full_like(left, np.exp(-16 / 10)), left, rtol=1e-4, atol=1e-5)
+        assert 1000 == one.optimizer.param_groups[0]["pull_horizon_records"]
+    model.scale_pull(1.0)
+    model.learn(batches[2])
+    torch.testing.assert_close(left * np.exp(-16 / 1000), weight.detach() - begun, rtol=1e-4, atol=1e-5)
+    free = build(NUMBERS, optimizer={"sgd": {"lr": 0.0}}, norm="none")
+    free.scale_pull(100.0)
+    before = free.network.body[0].weight.detach().clone()
+    free.learn(batches[0])
+    assert torch.equal(before, free.network.body[0].weight)
+
+
+# ------------------------------------------------------------ the weights it began with
+
+
+def test_the_initial_weights_are_in_no_checkpoint():
+    """The seed makes them again: a second copy of the network in each of thousands of checkpoints would say nothing."""
+    model = build(optimizer="stream_adamw")
+    for batch in cut(records(MIXED, 60), [20]):
+        model.learn(batch)
+    state = model.capture()
+
+    assert not [name for name in state.arrays if name.endswith(".initial")]
+    assert {"names", "sha256"} == set(state.values["initial"])
+    assert all(parameter.ndim == 2 for parameter in model.network.parameters() if "initial" in of(model, parameter))
+
+
+def of(model, parameter):
+    return model.optimizer.state[parameter]
+
+
+def test_a_winner_from_another_seed_brings_its_beginning_along():
+    """After a race the live model holds the state of a twin with a seed of its own; so does a restart after that."""
+    data = list(cut(records(MIXED, 400), SIZES))
+    fresh, live, resumed = (build(optimizer="stream_adamw", dropout=0.2, seed=seed) for seed in (7, 0, 0))
+    for batch in data[:5]:
+        fresh.learn(batch)
+        live.learn(batch)
+    live.restore(fresh.capture())
+    resumed.restore(as_saved(live.capture()))
+    for batch in data[5:]:
+        assert fresh.learn(batch) == live.learn(batch) == resumed.learn(batch)
+
+    assert 1 == len({state_sha256(model.capture()) for model in (fresh, live, resumed)})
+    pairs = zip(live.network.parameters(), fresh.network.parameters())
+    begun = [
+        (of(live, ours)["initial"], of(fresh, other)["initial"])
+        for ours, other in pairs
+        if ours.ndim == 2 and "initial" in of(live, ours)
+    ]
+    assert begun
+    assert all(torch.equal(ours, other) for ours, other in begun)
+
+
+def test_a_state_with_the_initial_weights_in_it_can_still_be_loaded():
+    """As older versions wrote it: with the tensors, without seed, note and pull."""
+    model, twin = build(optimizer="stream_adamw"), build(optimizer="stream_adamw")
+    model.learn(records(MIXED, 20))
+    state = model.capture()
+    tensors = {
+        f"optimizer.state.{i}.initial": of(model, parameter)["initial"].clone()
+        for i, parameter in enumerate(model.network.parameters())
+        if "initial" in of(model, parameter)
+    }
+    values = {name: value for name, value in state.values.items() if name not in ("seed", "initial", "pull_factor")}
+    twin.restore(as_saved(State(arrays={**state.arrays, **tensors}, values=values)))
+
+    assert tensors
+    assert model.learn(records(MIXED, 30)) == twin.learn(records(MIXED, 30))
+    assert state_sha256(model.capture()) == state_sha256(twin.capture())
+
+
+def test_initial_weights_that_come_out_differently_are_refused():
+    """The pull would lead somewhere else from here on, and nobody would ever know."""
+    model = build(optimizer="stream_adamw")
+    model.learn(records(MIXED, 20))
+    state = as_saved(model.capture())
+    values = {**state.values, "seed": 1}
+
+    with pytest.raises(
+        CheckpointError, match=r"the initial weights made from seed 1 have sha256 \w{12}, the checkpoint"
+    ):
+        build(optimizer="stream_adamw").restore(State(arrays=state.arrays, values=values))
+
+
+def unrepeatable(widths: InputWidths, outputs: int) -> nn.Module:
+    """A factory that draws from numpy's own randomness."""
+    net = nn.Linear(widths.numbers, outputs)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(np.random.default_rng().normal(size=tuple(net.weight.shape))))
+    return net
+
+
+def test_initial_weights_that_cannot_be_made_again_stay_in_the_checkpoint():
+    """Found out before the first save, not after the first crash."""
+    options = TorchOptions(module=f"{HERE}:unrepeatable")
+    model, twin = (build_model(NUMBERS, "torch", options) for _ in range(2))
+    model.learn(records(NUMBERS, 20))
+    state = as_saved(model.capture())
+    twin.restore(state)
+
+    assert "optimizer.state.0.initial" in state.arrays
+    assert state.values["initial"] is None
+    assert torch.equal(of(model, model.network.weight)["initial"], of(twin, twin.network.weight)["initial"])
+    assert state_sha256(state) == state_sha256(twin.capture())
+
+
 def test_equal_seeds_repeat_and_others_do_not():
     """A run can be rebuilt from its configuration, whatever else in the process draws random numbers."""
 
@@ -320,6 +443,21 @@ def test_convert_norms_makes_a_batch_norm_network_learn_from_one_record():
     )
 
     assert model.learn(records(NUMBERS, 1)).skipped is None
+
+
+@pytest.mark.parametrize("norm", ["adaptive_batch_renorm", "continual"])
+@pytest.mark.parametrize(("optimizer", "damping"), [("stream_adamw", "none"), ("adam", "batch")])
+def test_a_norm_is_damped_unless_the_optimizer_counts_records(norm, optimizer, damping):
+    """Both would count them twice, and of small batches little would stay; nobody should have to know that."""
+    theirs = build_model(
+        NUMBERS, "torch", TorchOptions(module=f"{HERE}:with_batch_norm", convert_norms=norm, optimizer=optimizer)
+    )
+    ours = build(NUMBERS, norm=norm, optimizer=optimizer)
+    chosen = build(NUMBERS, norm=norm, optimizer=optimizer, norm_options={"damping": "batch"})
+
+    assert damping == theirs.network[1].damping
+    assert damping == ours.network.body[1].damping
+    assert "batch" == chosen.network.body[1].damping
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,18 @@ def test_a_row_moves_as_a_dense_parameter_that_sees_only_its_records():
     torch.testing.assert_close(alone.detach(), table.weight[1].detach(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_gradient_a_hundred_times_as_large_moves_a_row_no_further():
+    """Each row is cut by itself: one odd record must not carry its category away."""
+    table = table_of(2)
+    optimizer = StreamAdamW(table.parameters(), lr=0.01)
+    for seed in range(300):
+        sparse_step(table, optimizer, [1, 0], random_gradients(1, 2, 3, seed=seed)[0])
+    before = table.weight[1].detach().clone()
+    sparse_step(table, optimizer, [1, 0], 100 * random_gradients(1, 2, 3, seed=999)[0])
+
+    assert (table.weight[1].detach() - before).square().mean().sqrt() <= 1.001 * 0.01 * 20  # one lr x row_lr_ratio
+
+
 @pytest.mark.parametrize("others", [0, 7, 255])
 def test_a_row_steps_as_far_whatever_else_is_in_the_batch(others):
     """A rare value must not learn less because it came in a large batch."""
