@@ -1,0 +1,242 @@
+"""Which norm layer survives which batches? Error for every layer, cut, order and data set, on the best rate of each.
+
+For each cell (data set, order, cut, layer) a seed of its own chooses the learning rate from one grid; the table is made
+of other seeds at that rate, so the best of five rates is not lucky twice. One row of the CSV is one run; a run that is
+in the file is not repeated, so the grid may be stopped and go on, and grow.
+
+    python tests/benchmarks/bench_norm_grid.py run --out tests/benchmarks/norm_grid_DATE.csv [--data fashion ...]
+    python tests/benchmarks/bench_norm_grid.py table tests/benchmarks/norm_grid_DATE.csv
+"""
+
+import argparse
+import csv
+import itertools
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from online_run import Outcome, Step, learn_online
+from online_streams import CUTS, ORDERS, Stream, batches, stream
+from torch import nn
+
+from stream_trainer.models.networks import build_network
+from stream_trainer.norms import NORMS
+from stream_trainer.optimizers import StreamAdamW
+from stream_trainer.schema import InputWidths
+
+RECORDS = 4_000
+LAYERS = ("none", "batch", "batch_renorm", "online", "layer", "group", "continual", "adaptive_batch_renorm")
+OURS = "adaptive_batch_renorm"
+RATES = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0), "stream_adamw": (0.0005, 0.001, 0.002, 0.004)}
+TORCHS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+TUNING_SEED = 0
+SEEDS = (1, 2, 3, 4, 5)
+HIDDEN = (128, 128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What was run: one row's key."""
+
+    data: str  # a data set, or data set + "-lenet"
+    order: str
+    cut: str
+    norm: str
+    optimizer: str
+    rate: float
+    seed: int
+    records: int = RECORDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Run):
+    """What came out: accuracies as shares, and the CPU seconds it took."""
+
+    prequential: float
+    held_out: float
+    held_out_in_training_mode: float
+    cpu_s: float
+
+
+def network(run: Run, data: Stream) -> nn.Module:
+    """The product's own network, with the norm's damping on where the optimizer counts steps, off where records."""
+    options = {"damping": "none"} if run.norm in (OURS, "continual") and run.optimizer == "stream_adamw" else {}
+    net, hidden = ("lenet", {}) if run.data.endswith("-lenet") else ("mlp", {"hidden": HIDDEN})
+    shape = tuple(data.x.shape[1:])
+    widths = InputWidths(numbers=shape[0]) if len(shape) == 1 else InputWidths(arrays=(shape,))
+    return build_network(net, widths, data.classes, norm=run.norm, norm_options=options, **hidden)
+
+
+def stepper(run: Run, net: nn.Module) -> Step:
+    if run.optimizer == "stream_adamw":
+        ours = StreamAdamW(net.parameters(), lr=run.rate)
+        return lambda n: ours.step(records=n)
+    theirs = TORCHS[run.optimizer](net.parameters(), lr=run.rate)
+    return lambda n: theirs.step()
+
+
+def measure(run: Run) -> Row:
+    name, _, kind = run.data.partition("-")
+    data = stream(name, run.order, run.records, run.seed, images=kind == "lenet")
+    torch.manual_seed(run.seed)
+    net = network(run, data)
+    started = time.process_time()
+    outcome: Outcome = learn_online(
+        net, stepper(run, net), data, batches(run.cut, run.records, run.seed), singles_are_refused=run.norm == "batch"
+    )
+    return Row(**asdict(run), **asdict(outcome), cpu_s=round(time.process_time() - started, 2))
+
+
+# ---------------------------------------------------------------- the grid
+
+
+def run_all(path: Path, datasets: Iterable[str], optimizer: str) -> None:
+    done = read_done(path)
+    for data, cut, order, norm in itertools.product(datasets, _cheap_first(CUTS), ORDERS, LAYERS):
+        if (norm, cut) == ("batch", "1"):
+            continue  # it cannot learn from batches of one
+        cell = {"data": data, "order": order, "cut": cut, "norm": norm, "optimizer": optimizer}
+        tuned = [
+            once(Run(**cell, rate=rate, seed=TUNING_SEED), done, path)
+            for rate in RATES[optimizer]  # type: ignore[arg-type]
+        ]
+        best = max(tuned, key=lambda row: row.prequential).rate
+        for seed in SEEDS:
+            once(Run(**cell, rate=best, seed=seed), done, path)  # type: ignore[arg-type]
+
+
+def once(run: Run, done: dict[Run, Row], path: Path) -> Row:
+    if run not in done:
+        done[run] = measure(run)
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow({key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(done[run]).items()})
+    return done[run]
+
+
+def read_done(path: Path) -> dict[Run, Row]:
+    """What has been run already, by what was run."""
+    return {_key(row): row for row in read(path)}
+
+
+def read(path: Path) -> Iterator[Row]:
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                yield Row(**{field.name: field.type(row[field.name]) for field in fields(Row)})  # type: ignore[operator,arg-type]
+
+
+def _key(row: Row) -> Run:
+    return Run(**{field.name: getattr(row, field.name) for field in fields(Run)})
+
+
+def _cheap_first(cuts: Iterable[str]) -> list[str]:
+    """Large batches first: a grid that is stopped early has whole cells, not halves of dear ones."""
+    return sorted(cuts, key=lambda cut: 64 / int(cut) if cut.isdigit() else 3)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def cells(rows: Iterable[Row]) -> dict[tuple[str, str, str, str, str], list[Row]]:
+    """(optimizer, data, order, cut, norm) -> the runs on fresh seeds."""
+    found = defaultdict(list)
+    for row in rows:
+        if row.seed != TUNING_SEED:
+            found[row.optimizer, row.data, row.order, row.cut, row.norm].append(row)
+    return found
+
+
+def table(path: Path) -> str:
+    rows = list(read(path))
+    found = cells(rows)
+    lines = [
+        "# Error against batch size, layer by layer",
+        "",
+        f"From `{path.name}` ({len(rows)} runs, {sum(row.cpu_s for row in rows) / 3600:.1f} CPU hours; "
+        f"{platform.machine()}, one thread, torch {torch.__version__}). Streams of {RECORDS} records, an MLP with "
+        f"{HIDDEN} hidden units or the LeNet of the product. Prequential accuracy in %, mean over seeds {SEEDS} at the "
+        f"rate that seed {TUNING_SEED} chose among {RATES}; sd over seeds in brackets. A cell with fewer runs than "
+        "seeds is left out. Bold: best of its column or within one point of it.",
+        "",
+    ]
+    for optimizer, data, order in sorted({key[:3] for key in found}):
+        lines += _one_table(found, optimizer, data, order)
+    lines += _summary(found)
+    return "\n".join(lines) + "\n"
+
+
+def _one_table(found: dict, optimizer: str, data: str, order: str) -> list[str]:
+    lines = [f"## {data}, {order}, {optimizer}", "", "| layer | " + " | ".join(CUTS) + " | widest gap |"]
+    lines.append("|---" * (len(CUTS) + 2) + "|")
+    complete = _complete(found, optimizer, data, order)
+    for norm in LAYERS:
+        texts, gaps = [], []
+        for cut in CUTS:
+            if (cut, norm) not in complete:
+                texts.append("refused" if (norm, cut) == ("batch", "1") else "")
+                continue
+            runs = complete[cut, norm]
+            accuracy, sd = 100 * np.mean([r.prequential for r in runs]), 100 * np.std([r.prequential for r in runs])
+            best = max(100 * np.mean([r.prequential for r in complete[c, m]]) for c, m in complete if c == cut)
+            texts.append(
+                f"{'**' if accuracy > best - 1 else ''}{accuracy:.1f}{'**' if accuracy > best - 1 else ''} ({sd:.1f})"
+            )
+            gaps.append(100 * abs(np.mean([r.held_out - r.held_out_in_training_mode for r in runs])))
+        lines.append(f"| {norm} | " + " | ".join(texts) + f" | {max(gaps, default=float('nan')):.1f} |")
+    return [*lines, ""]
+
+
+def _complete(found: dict, optimizer: str, data: str, order: str) -> dict[tuple[str, str], list[Row]]:
+    return {
+        key[3:]: runs for key, runs in found.items() if key[:3] == (optimizer, data, order) and len(runs) >= len(SEEDS)
+    }
+
+
+def _summary(found: dict) -> list[str]:
+    """How far each layer is behind the best of its cell, over the cells that have every layer."""
+    behind: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for optimizer, data, order in {key[:3] for key in found}:
+        complete = _complete(found, optimizer, data, order)
+        for cut in CUTS:
+            scores = {m: 100 * np.mean([r.prequential for r in runs]) for (c, m), runs in complete.items() if c == cut}
+            if set(LAYERS) - {"batch"} <= set(scores):
+                for norm, score in scores.items():
+                    behind[optimizer, norm].append(max(scores.values()) - score)
+    lines = ["## Behind the best of the cell, in points", ""]
+    lines += ["| optimizer | layer | cells | best or within 1 | mean | most |", "|---|---|---|---|---|---|"]
+    for (optimizer, norm), points in sorted(behind.items(), key=lambda item: (item[0][0], np.mean(item[1]))):
+        within = sum(p <= 1 for p in points)
+        lines.append(f"| {optimizer} | {norm} | {len(points)} | {within} | {np.mean(points):.1f} | {max(points):.1f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--data", nargs="+", default=["fashion", "elec2", "digits", "covtype", "fashion-lenet"])
+    run.add_argument("--optimizer", choices=list(RATES), default="sgd")
+    show = commands.add_parser("table")
+    show.add_argument("path", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    assert set(LAYERS) <= set(NORMS)
+    if options.command == "run":
+        run_all(options.out, options.data, options.optimizer)
+    else:
+        options.path.with_suffix(".md").write_text(table(options.path))
+        print(options.path.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()

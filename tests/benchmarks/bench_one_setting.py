@@ -1,0 +1,140 @@
+"""Does one setting serve every batch size? Norm and optimizer together, one learning rate for all cuts and streams.
+
+For each pair of norm and optimizer the rate with the best mean over all cells is chosen on seeds of its own; the table
+is made of fresh seeds. Runs are kept in a CSV like that of `bench_norm_grid.py`, so it may be stopped and go on.
+
+    python tests/benchmarks/bench_one_setting.py run --out tests/benchmarks/one_setting_DATE.csv
+    python tests/benchmarks/bench_one_setting.py table tests/benchmarks/one_setting_DATE.csv
+"""
+
+import argparse
+import itertools
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_norm_grid import Row, Run, once, read_done
+
+RECORDS = 4_000
+CUTS = ("1", "4", "16", "64", "variable", "bursty")
+STEADY = ("1", "4", "16", "64", "variable")
+JUDGED = (("digits", "iid"), ("digits", "drift"), ("fashion", "iid"), ("fashion", "drift"))
+BLOCKED = (("digits", "block"), ("fashion", "block"))
+TABLES = (("elec2", "own"), ("noaa", "own"), ("covtype", "own"))
+NORMS = ("adaptive_batch_renorm", "batch_renorm", "layer", "batch", "none")
+RATES = {
+    "stream_adamw": (0.0005, 0.001, 0.002),
+    "adamw": (0.0005, 0.001, 0.002),
+    "adam": (0.0005, 0.001, 0.002),
+    "sgd": (0.03, 0.1, 0.3),
+}
+TUNING_SEEDS = (0,)
+SEEDS = (1, 2, 3)
+
+
+def run_all(path: Path, optimizers: Iterable[str]) -> None:
+    done = read_done(path)
+    streams = (*JUDGED, *BLOCKED, *TABLES)
+    for optimizer, norm in itertools.product(optimizers, NORMS):
+        for rate, seed in itertools.product(RATES[optimizer], TUNING_SEEDS):
+            for run in _cells(norm, optimizer, rate, seed, (*JUDGED, *TABLES)):
+                once(run, done, path)
+        best = best_rate(done.values(), norm, optimizer)
+        for seed in SEEDS:
+            for run in _cells(norm, optimizer, best, seed, streams):
+                once(run, done, path)
+
+
+def _cells(norm: str, optimizer: str, rate: float, seed: int, streams: Iterable[tuple[str, str]]) -> Iterator[Run]:
+    for (data, order), cut in itertools.product(streams, CUTS):
+        if (norm, cut) != ("batch", "1"):  # it cannot learn from batches of one
+            yield Run(
+                data=data, order=order, cut=cut, norm=norm, optimizer=optimizer, rate=rate, seed=seed, records=RECORDS
+            )
+
+
+def best_rate(rows: Iterable[Row], norm: str, optimizer: str) -> float:
+    """The one rate of this pair: best in the mean over all streams and cuts of the tuning seeds."""
+    scores = defaultdict(list)
+    for row in rows:
+        if (row.norm, row.optimizer) == (norm, optimizer) and row.seed in TUNING_SEEDS:
+            scores[row.rate].append(row.prequential)
+    return max(scores, key=lambda rate: np.mean(scores[rate]))
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(path: Path) -> str:
+    rows = [row for row in read_done(path).values() if row.seed in SEEDS]
+    lines = [
+        "# One setting, any cut",
+        "",
+        f"From `{path.name}` ({platform.machine()}, one thread, torch {torch.__version__}; "
+        f"{sum(row.cpu_s for row in rows) / 3600:.1f} CPU hours). Prequential accuracy in %, streams of {RECORDS} "
+        f"records, seeds {SEEDS}, one rate per line, chosen on seed {TUNING_SEEDS[0]} over all streams and cuts. "
+        "Spread: widest minus narrowest over the cuts, in points. BatchNorm cannot learn from batches of one; its "
+        "first column is empty and its spread is over the others.",
+        "",
+    ]
+    for title, streams in (
+        ("Shuffled and drifting images (digits, fashion)", JUDGED),
+        ("Class-blocked images", BLOCKED),
+        *((f"{data}, in its own order", ((data, order),)) for data, order in TABLES),
+    ):
+        lines += [
+            f"## {title}",
+            "",
+            "| norm | optimizer | rate | " + " | ".join(CUTS) + " | mean | spread | without bursty |",
+        ]
+        lines.append("|---" * (len(CUTS) + 6) + "|")
+        lines += [line for _, line in sorted(_lines(rows, streams), reverse=True)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _lines(rows: list[Row], streams: tuple[tuple[str, str], ...]) -> Iterator[tuple[float, str]]:
+    pairs = sorted({(row.norm, row.optimizer, row.rate) for row in rows})
+    for norm, optimizer, rate in pairs:
+        chosen = [
+            row
+            for row in rows
+            if (row.norm, row.optimizer, row.rate) == (norm, optimizer, rate) and (row.data, row.order) in streams
+        ]
+        means = {
+            cut: 100 * float(np.mean([row.prequential for row in chosen if row.cut == cut]))
+            for cut in CUTS
+            if any(row.cut == cut for row in chosen)
+        }
+        if not set(CUTS) - {"1"} <= set(means):
+            continue
+        mean = float(np.mean(list(means.values())))
+        steady = [means[cut] for cut in STEADY if cut in means]
+        cells = " | ".join(f"{means[cut]:.1f}" if cut in means else "" for cut in CUTS)
+        spreads = [max(values) - min(values) for values in (means.values(), steady)]
+        numbers = " | ".join(f"{number:.1f}" for number in (mean, *spreads))
+        yield mean, f"| {norm} | {optimizer} | {rate:g} | {cells} | {numbers} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--optimizers", nargs="+", default=list(RATES), choices=list(RATES))
+    show = commands.add_parser("table")
+    show.add_argument("path", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "run":
+        run_all(options.out, options.optimizers)
+    else:
+        options.path.with_suffix(".md").write_text(table(options.path))
+        print(options.path.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
