@@ -36,7 +36,6 @@ SHIFT_MAX = 5.0  # mean of a batch, in running standard deviations: beyond, the 
 SHRINKAGE = (
     0.75  # weight of the prior (0, 1) against (values in the batch)^2: 3/4 at one value, .32 at two, .01 at four
 )
-CORRELATION_PART = 3.0  # only a third of the measured correlation counts against the values of a batch
 DRIFT_RATIO = 2.0  # horizons twice as far apart as usual are a drift
 SIZE_MEMORY = 0.998  # per record, for the usual size of a batch
 FLOOR_MEMORY = 0.99  # per record, for the power of the floor's gradient
@@ -188,7 +187,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
 
     def trust(self, n: int, positions: int, correlation: float) -> float:
         """s: how far the moments of a batch can be trusted, by the number of its values that are worth something."""
-        effective = n / (1 + (n - 1) * min(1.0, max(0.0, correlation)) / CORRELATION_PART)
+        effective = n / (1 + (n - 1) * min(1.0, max(0.0, correlation)))  # Kish's effective sample size
         return float(1 - SHRINKAGE ** ((effective * positions) ** 2))
 
     def learn_floor_from(self, control: _Control, gradient: float, n: int) -> _Control:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,31 +64,41 @@ class Row(Run):
     cpu_s: float
 
 
-def network(run: Run, data: Stream) -> nn.Module:
-    """The product's own network, with the norm's damping on where the optimizer counts steps, off where records."""
-    options = {"damping": "none"} if run.norm in (OURS, "continual") and run.optimizer == "stream_adamw" else {}
-    net, hidden = ("lenet", {}) if run.data.endswith("-lenet") else ("mlp", {"hidden": HIDDEN})
+def network_of(data: Stream, norm: str, norm_options: dict[str, Any]) -> nn.Module:
+    """The product's own network for this stream: an MLP, or the LeNet where records are images."""
     shape = tuple(data.x.shape[1:])
-    widths = InputWidths(numbers=shape[0]) if len(shape) == 1 else InputWidths(arrays=(shape,))
-    return build_network(net, widths, data.classes, norm=run.norm, norm_options=options, **hidden)
+    if len(shape) == 1:
+        widths, net, hidden = InputWidths(numbers=shape[0]), "mlp", {"hidden": HIDDEN}
+    else:
+        widths, net, hidden = InputWidths(arrays=(shape,)), "lenet", {}
+    return build_network(net, widths, data.classes, norm=norm, norm_options=norm_options, **hidden)
 
 
-def stepper(run: Run, net: nn.Module) -> Step:
-    if run.optimizer == "stream_adamw":
-        ours = StreamAdamW(net.parameters(), lr=run.rate)
+def stepper_of(net: nn.Module, optimizer: str, rate: float) -> Step:
+    if optimizer == "stream_adamw":
+        ours = StreamAdamW(net.parameters(), lr=rate)
         return lambda n: ours.step(records=n)
-    theirs = TORCHS[run.optimizer](net.parameters(), lr=run.rate)
+    theirs = TORCHS[optimizer](net.parameters(), lr=rate)
     return lambda n: theirs.step()
+
+
+def norm_options(norm: str, optimizer: str) -> dict[str, Any]:
+    """As the configuration wires it: damping on where the optimizer counts steps, off where it counts records."""
+    return {"damping": "none"} if norm in (OURS, "continual") and optimizer == "stream_adamw" else {}
 
 
 def measure(run: Run) -> Row:
     name, _, kind = run.data.partition("-")
     data = stream(name, run.order, run.records, run.seed, images=kind == "lenet")
     torch.manual_seed(run.seed)
-    net = network(run, data)
+    net = network_of(data, run.norm, norm_options(run.norm, run.optimizer))
     started = time.process_time()
     outcome: Outcome = learn_online(
-        net, stepper(run, net), data, batches(run.cut, run.records, run.seed), singles_are_refused=run.norm == "batch"
+        net,
+        stepper_of(net, run.optimizer, run.rate),
+        data,
+        batches(run.cut, run.records, run.seed),
+        singles_are_refused=run.norm == "batch",
     )
     return Row(**asdict(run), **asdict(outcome), cpu_s=round(time.process_time() - started, 2))
 
