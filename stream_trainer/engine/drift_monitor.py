@@ -147,7 +147,11 @@ class DriftMonitor:
         return tuple(found)
 
     def renew(self, model: str) -> None:
-        """A drift of this model is confirmed: the world of the next records is what later ones are compared with."""
+        """A drift of this model is confirmed: the world of the next records is what later ones are compared with.
+
+        Only then. Under `alert` nothing confirms, and the references stay: a distance that a reader of last week's
+        dashboard can compare with today's is worth more than a silence that nobody decided.
+        """
         for signal in (self._features, self._labels, self._predictions.get(model)):
             if signal:
                 signal.renew()
