@@ -161,6 +161,7 @@ class CheckpointConfig(Strict):
     every_s: float = Field(default=30, gt=0)
     keep: int = Field(default=5, ge=1)
     keep_every_steps: int | None = Field(default=None, ge=1)  # of older ones, one in so many batches stays for ever
+    failures_max: int | None = Field(default=None, ge=1)  # failed saves in a row that end the run. null: learn on
     trusted: bool | Literal["auto"] = "auto"
     journal_bytes_max: int | None = Field(default=268_435_456, ge=0)  # 256 MiB: 20 million batches. null: all of it
 

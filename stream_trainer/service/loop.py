@@ -39,6 +39,7 @@ __all__ = ["Service"]
 log = logging.getLogger(__name__)
 
 POLL_WAIT_S_MAX = 0.25  # how long silence may keep us from noticing a signal
+RETRY_S_MAX = 10.0  # after a save that failed; `checkpoint.every_s` may be an hour
 POLL_RECORDS_MAX = 10_000  # bounds what waits in memory; far above any batch
 
 
@@ -47,6 +48,7 @@ class Service:
 
     Args:
         checkpoints: None keeps nothing: fine for a replay, warned of elsewhere.
+        checkpoint_failures_max: so many failed saves in a row, and the run ends. None: it learns on and tries for ever.
         observers: told of every step and save, on this thread; they must be quick and must not raise.
         make_thread: of the thread that saves; a simulation hands in one that it steps.
     """
@@ -60,6 +62,7 @@ class Service:
         trainer: Trainer,
         checkpoints: CheckpointDirectory | None,
         checkpoint_every_s: float,
+        checkpoint_failures_max: int | None = None,
         dead_letters: DeadLetters,
         bad_records: BadRecordLimit,
         observers: Sequence[Observer],
@@ -74,7 +77,8 @@ class Service:
         self.positions: Positions = {}
         self.counts = Counts()
         self._cuts: Iterable[Cut] = ()
-        self._every_s = checkpoint_every_s
+        self._every_s, self._failures_max = checkpoint_every_s, checkpoint_failures_max
+        self._failures = 0  # saves that failed since one succeeded
         self._writer = BackgroundWriter(self._save, clock.monotonic_s, make_thread)
         self._saved_at_s = clock.monotonic_s()
         self._saved_batches = 0
@@ -204,7 +208,8 @@ class Service:
         """Make what was learned durable. A crash between any two steps loses no record and teaches none twice."""
         if saved := self._writer.collect():
             self._committed(saved)
-        due = self.clock.monotonic_s() - self._saved_at_s >= self._every_s
+        every_s = min(self._every_s, RETRY_S_MAX) if self._failures else self._every_s
+        due = self.clock.monotonic_s() - self._saved_at_s >= every_s
         if self.checkpoints and due and not self._writer.busy and self.counts.batches > self._saved_batches:
             self._start_save()
 
@@ -218,14 +223,22 @@ class Service:
 
     def _committed(self, saved: Saved) -> None:
         if saved.error is None:
-            self._saved_batches = saved.snapshot.counts.batches
+            self._saved_batches, self._failures = saved.snapshot.counts.batches, 0
             self.source.commit(saved.snapshot.positions)  # 4. Kafka's copy, for lag tools; we seek from the snapshot
         else:
-            log.error("checkpoint not saved: %s", saved.error)
+            self._failures += 1
+            log.error("checkpoint not saved, %d in a row: %s", self._failures, saved.error)
         for observer in self.observers:
             observer.saved(saved)  # 5. last, so that no gauge claims what is not on disk
         if isinstance(saved.error, Fenced):
             raise saved.error
+        if self._failures_max is not None and self._failures >= self._failures_max:
+            assert self.checkpoints is not None
+            raise CheckpointError(
+                f"{self.checkpoints.address}: {self._failures} checkpoints in a row could not be saved, as many as "
+                f"checkpoint.failures_max allows ({saved.error}). The last one saved is intact; after a restart the "
+                "records since are read and learned again."
+            ) from saved.error
 
     def _save(self, snapshot: Snapshot) -> int:
         assert self.checkpoints is not None

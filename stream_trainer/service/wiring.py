@@ -100,6 +100,7 @@ def assemble(
             batcher=Batcher(config.batch, records_seen=0),
             trainer=trainer,
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
+            checkpoint_failures_max=config.checkpoint.failures_max if config.checkpoint else None,
             dead_letters=dead_letters or _build_dead_letters(config),
             bad_records=_build_bad_records(config.dead_letters),
             observers=[metrics_observer, *told, *observers],

@@ -34,7 +34,7 @@ def put(place):
     """put(key, content): behind the back of everybody."""
 
     def put(key: str, content: bytes) -> None:
-        file_system, base = fsspec.core.url_to_fs(place)
+        file_system, base = fsspec.core.url_to_fs(place, auto_mkdir=True)
         with file_system.open(f"{base}/{key}", "wb") as file:
             file.write(content)
 
@@ -46,7 +46,7 @@ def remove(place):
     """remove(key): a file or a folder, behind the back of everybody."""
 
     def remove(key: str) -> None:
-        file_system, base = fsspec.core.url_to_fs(place)
+        file_system, base = fsspec.core.url_to_fs(place, auto_mkdir=True)
         file_system.rm(f"{base}/{key}", recursive=True)
 
     return remove
@@ -57,7 +57,7 @@ def keys(place):
     """keys() -> every file, relative, sorted."""
 
     def keys() -> list[str]:
-        file_system, base = fsspec.core.url_to_fs(place)
+        file_system, base = fsspec.core.url_to_fs(place, auto_mkdir=True)
         file_system.invalidate_cache()
         return sorted(str(Path(found).relative_to(base)) for found in file_system.find(base))
 
