@@ -30,6 +30,7 @@ from stream_trainer.service.config import CheckpointConfig, DeadLetterConfig, Ev
 from stream_trainer.service.events import EventLog, EventTeller
 from stream_trainer.service.guard import leave_when_stuck
 from stream_trainer.service.loop import Service
+from stream_trainer.service.memory import keep_freed_memory
 from stream_trainer.service.metrics_observer import MetricsObserver
 from stream_trainer.service.observers import Observer
 from stream_trainer.service.sharded import ShardedService
@@ -71,6 +72,7 @@ def assemble(
     """
     clock = clock or SystemClock()
     torch.set_num_threads(config.limits.torch_threads)
+    keep_freed_memory()
     with ExitStack() as stack:
         if replay is not None:
             # Nothing arrives from a finished file, so nothing can be old: cut by count, the same cut in every replay.
