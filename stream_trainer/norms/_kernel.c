@@ -7,10 +7,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "_control.h"
 #include "_sweeps.h"
 
-#define CALLS 1          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
-#define SHIFT_MAX 5.0    /* as in adaptive_batch_renorm.py */
+#define CALLS 2          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
 
 typedef struct {
@@ -21,21 +21,23 @@ typedef struct {
     double mass[HORIZONS_MAX], kept[HORIZONS_MAX]; /* weight of the batch, and what remains of every older weight */
     long long *n_records;
     const float *share;      /* (H, N) of each record in the batch */
-    double eps, share_fast, r_max, d_max;
+    double eps, r_max, d_max;
+    Control *control;        /* adaptive: moved if `learning` */
+    double log_q, noise, learn_floor;
     int learning;
     float *record;           /* out: (N, 2) */
     float *channel;          /* out: (4, C) for backward */
     float *r_d;              /* out: (2, C) std and mean of the batch in running standard deviations: r, d unlimited */
     float *y;
-    double power, distance;  /* out: mean square of shift; sum over channels of the distance between the horizons */
 } Forward;
 
 typedef struct {
     Shape shape;
     const float *dy, *x, *weight, *record, *channel;
-    double trust, damping;   /* s and f of the formula */
+    Control *control;        /* adaptive: moved if `learning` */
+    double correlation, learn_floor;
+    int damps, learning;
     float *dx, *dweight, *dbias;
-    double floor_gradient;   /* out: dL/dshare */
 } Backward;
 
 /* One allocation a call, cut into rows of doubles and floats. */
@@ -85,8 +87,8 @@ SWEEP void adaptive_forward(Forward *f, Scratch scratch) {
     double power = 0;
     for (ptrdiff_t i = 0; i < c; i++) {
         double apart = (double)f->mean[c + i] - f->mean[i], var = f->var[i];
-        var += f->share_fast * (f->var[c + i] - var);
-        double by_std = 1 / sqrt(var + f->eps), shift = (mean_batch[i] - (f->mean[i] + f->share_fast * apart)) * by_std;
+        var += f->control->share * (f->var[c + i] - var);
+        double by_std = 1 / sqrt(var + f->eps), shift = (mean_batch[i] - (f->mean[i] + f->control->share * apart)) * by_std;
         double limited = limit(shift, -SHIFT_MAX, SHIFT_MAX), weight = f->weight ? f->weight[i] : 1;
         power += shift * shift;
         centre[i] = (float)mean_batch[i];
@@ -98,7 +100,6 @@ SWEEP void adaptive_forward(Forward *f, Scratch scratch) {
         scale[i] = (float)(by_std * weight);
         offset[i] = (float)(limited * weight + (f->bias ? f->bias[i] : 0));
     }
-    f->power = power / c;
     normalise(f->x, f->shape, f->record, centre, scale, offset, f->y);
     if (!f->learning) return;
     merge_running(f, &batch, 2);
@@ -108,7 +109,7 @@ SWEEP void adaptive_forward(Forward *f, Scratch scratch) {
         double spread = log(fast / slow);
         distance += apart * apart / slow + spread * spread / 2;
     }
-    f->distance = distance / c;
+    observe(f->control, f->shape.n, (double)*f->n_records, f->log_q, power / c, distance / c + f->noise, f->learn_floor);
 }
 
 SWEEP void adaptive_backward(Backward *b, Scratch scratch) {
@@ -117,7 +118,8 @@ SWEEP void adaptive_backward(Backward *b, Scratch scratch) {
     Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
     float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
     sum_gradient(b->dy, b->x, b->shape, b->record, centre, inverse, scratch.work, sums);
-    const double s = b->trust, values = (double)b->shape.n * b->shape.p;
+    const double n = b->shape.n, values = n * b->shape.p, s = trust(n, b->shape.p, b->correlation);
+    const double damping = b->damps ? damp(b->control, n, b->learning) : 1;
     double floor_gradient = 0;
     for (ptrdiff_t i = 0; i < c; i++) {
         double by_std = inverse[i], x = mean_x[i], sum_g = sums.dy[i], sum_gv = sums.dy_v[i];
@@ -131,11 +133,11 @@ SWEEP void adaptive_backward(Backward *b, Scratch scratch) {
         double covariance = sum_gv + (1 - s) * x * sum_g;
         double variance = sums.v_v[i] / values + (1 - s) * x * x + (1 - s + 1e-6) / s;
         double slope_x = covariance / variance / values;
-        scale[i] = (float)(to_g * b->damping);
+        scale[i] = (float)(to_g * damping);
         off[i] = (float)(s * sum_g / values + (1 - s) * slope_x * x);
         slope[i] = (float)(slope_x * by_std);
     }
-    b->floor_gradient = floor_gradient;
+    if (b->learning && b->learn_floor > 0) learn_floor_from(b->control, floor_gradient, n, b->learn_floor);
     if (b->dx) project_gradient(b->dy, b->x, b->shape, b->record, centre, scale, off, slope, b->dx);
 }
 
@@ -267,12 +269,15 @@ static Forward forward_of(const Argument *a) {
 }
 
 static PyObject *call_adaptive_forward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    Argument a[sizeof FORWARD "d"];
-    if (parse(args, count, FORWARD "d", a) < 0) return NULL;
+    Argument a[sizeof FORWARD "pddd"];
+    if (parse(args, count, FORWARD "pddd", a) < 0) return NULL;
     Forward f = forward_of(a);
-    f.share_fast = a[21].d;
+    f.control = a[21].p;
+    f.log_q = a[22].d;
+    f.noise = a[23].d;
+    f.learn_floor = a[24].d;
     RUN(path->adaptive_forward(&f, scratch), f.shape);
-    return Py_BuildValue("ddL", f.power, f.distance, *f.n_records);
+    return PyFloat_FromDouble(f.control->correlation); /* as backward will need it, whatever comes between */
 }
 
 static PyObject *call_renorm_forward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
@@ -300,13 +305,16 @@ static Backward backward_of(const Argument *a) {
 }
 
 static PyObject *call_adaptive_backward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    Argument a[sizeof BACKWARD "dd"];
-    if (parse(args, count, BACKWARD "dd", a) < 0) return NULL;
+    Argument a[sizeof BACKWARD "pddii"];
+    if (parse(args, count, BACKWARD "pddii", a) < 0) return NULL;
     Backward b = backward_of(a);
-    b.trust = a[11].d;
-    b.damping = a[12].d;
+    b.control = a[11].p;
+    b.correlation = a[12].d;
+    b.learn_floor = a[13].d;
+    b.damps = a[14].i != 0;
+    b.learning = a[15].i != 0;
     RUN(path->adaptive_backward(&b, scratch), b.shape);
-    return PyFloat_FromDouble(b.floor_gradient);
+    Py_RETURN_NONE;
 }
 
 static PyObject *call_renorm_backward(PyObject *module, PyObject *const *args, Py_ssize_t count) {

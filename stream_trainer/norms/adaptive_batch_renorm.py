@@ -111,7 +111,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
             num_features, half_life_records_slow=half_life_records_slow, half_life_records_fast=half_life_records_fast
         )
         self.register_buffer("control", torch.tensor(_Control(), dtype=torch.float64))
-        self._memory_slow = -math.log(2) / half_life_records_slow
+        self.memory_slow = -math.log(2) / half_life_records_slow
         self._last: tuple[tuple[Tensor, Tensor] | Tensor, int] | None = None
 
     def moments_input(self, x: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
         Args: n_records: seen so far, these included. shift_power: the batch's mean, in running standard deviations,
               squared; mean over channels. distance: between the horizons, the batch merged already.
         """
-        memory_slow = self._memory_slow
+        memory_slow = self.memory_slow
         correlation, paired = control.correlation, control.records_paired
         if n >= 2:
             # Means of n independent records have variance 1/n; what is above comes from their correlation.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FusedAdaptiveRenorm", "FusedRenorm"]
 
+ROWS_BYTES = 4 * 4  # of the four rows that are kept, for each channel
+
 Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
@@ -56,10 +58,10 @@ class FusedAdaptiveRenorm(torch.autograd.Function):
     ) -> Tensor:
         n, channels, *_ = shape = x.shape
         positions = shape[2:].numel()
-        control, learning, decay = layer.read_control(), layer.learning, moments.decays(n, x)
-        y, kept, r_d = torch.empty_like(x), torch.empty(4, channels), torch.empty(2, channels)
-        record = torch.empty(n, 2) if layer.per_record == "layer" else None
-        shift_power, distance, n_records = compiled.adaptive_forward(
+        control, decay, per_record = layer.control, moments.decays(n, x), layer.per_record == "layer"
+        # 4 rows of channels, then the mean and 1/std of each record.
+        y, kept, r_d = torch.empty_like(x), torch.empty(4 * channels + 2 * n * per_record), torch.empty(2, channels)
+        ctx.correlation = compiled.adaptive_forward(
             n,
             channels,
             positions,
@@ -69,51 +71,49 @@ class FusedAdaptiveRenorm(torch.autograd.Function):
             _address(bias),
             *state,
             decay.share_3N.data_ptr(),
-            _address(record),
+            per_record and kept.data_ptr() + ROWS_BYTES * channels,
             kept.data_ptr(),
             r_d.data_ptr(),
-            learning,
+            layer.learning,
             layer.eps,
             *decay.masses,
             *decay.kepts,
-            control.share,
+            control.data_ptr(),
+            layer.memory_slow,
+            moments.noise,
+            layer.learn_floor,
         )
         layer.remember(r_d, n)
-        if learning:
-            control = layer.observe(control, n, n_records, shift_power, distance + moments.noise)
-            layer.write_control(control)
-        ctx.save_for_backward(x, weight, record, kept)
-        ctx.layer, ctx.positions, ctx.correlation = layer, positions, control.correlation
+        ctx.save_for_backward(x, weight, kept)
+        ctx.layer, ctx.control, ctx.positions, ctx.per_record = layer, control, positions, per_record
         return y
 
     @staticmethod
     @_differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, record, kept = ctx.saved_tensors
-        layer, positions, dy = ctx.layer, ctx.positions, dy.contiguous()
+        x, weight, kept = ctx.saved_tensors
+        layer, dy = ctx.layer, dy.contiguous()
         n, channels, *_ = x.shape
-        control, damping = layer.damp(layer.read_control(), n)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dweight, dbias = (None, None) if weight is None else (torch.empty_like(weight), torch.empty_like(weight))
-        floor_gradient = compiled.adaptive_backward(
+        compiled.adaptive_backward(
             n,
             channels,
-            positions,
+            ctx.positions,
             dy.data_ptr(),
             x.data_ptr(),
             _address(weight),
-            _address(record),
+            ctx.per_record and kept.data_ptr() + ROWS_BYTES * channels,
             kept.data_ptr(),
             _address(dx),
             _address(dweight),
             _address(dbias),
-            layer.trust(n, positions, ctx.correlation),
-            damping,
+            ctx.control.data_ptr(),
+            ctx.correlation,
+            layer.learn_floor,
+            layer.damping == "batch",
+            layer.learning,
         )
-        if layer.learning:
-            if layer.learn_floor:
-                control = layer.learn_floor_from(control, floor_gradient, n)
-            layer.write_control(control)
         return dx, dweight, dbias, None, None, None
 
 
