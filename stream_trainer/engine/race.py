@@ -49,7 +49,9 @@ class RaceOptions:
     statistic_min: float = 3.5  # standard errors: by chance alone 1 in 200 at the first look, 1 in 3,000 at the last
     cooldown_records: int = 4096  # as long as a race: an excited detector can have half of all records raced, not more
     earlier: int = 0  # how many former winners race again, for drifts that return: one more arm and one more state each
-    pull_factor: float = 1.0  # of the pull to the initial weights after a confirmed drift: 1, for others gained nothing
+    pull_factor: float = (
+        1.0  # of the pull to the initial weights after a confirmed drift: more helps after total ones only
+    )
     pull_records: int = 1024  # for how long
 
     def __post_init__(self) -> None:

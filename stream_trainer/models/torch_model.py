@@ -6,8 +6,7 @@ Refused: plain BatchNorm; a step on a loss or gradient that is not finite; pickl
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
 from stream_trainer.models.initial_weights import InitialWeights
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
+from stream_trainer.models.own_randomness import own_randomness
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.torch_options import TorchOptions, build_configured
 from stream_trainer.norms import NormDrift, drift_numbers
@@ -55,7 +55,7 @@ class TorchModel:
         self._target_scale = RunningScale(columns=1, half_life_records=options.input_half_life_records)
 
     def _build(self, seed: int) -> nn.Module:
-        with _randomness_of(seed, records=0):
+        with own_randomness(seed, records=0):
             return build_configured(self.schema, self.options).to(self.device)
 
     @property
@@ -180,7 +180,7 @@ class TorchModel:
 
     def _loss(self, batch: Batch, target: Tensor) -> Tensor:
         self.network.train()
-        with _randomness_of(self._seed, self._records):
+        with own_randomness(self._seed, self._records):
             outputs = self._forward(batch)
             if self._classes:
                 return nn.functional.cross_entropy(outputs, target)
@@ -272,21 +272,6 @@ class TorchModel:
 def _copy_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
     for buffer, value in buffers:
         buffer.copy_(value)
-
-
-@contextmanager
-def _randomness_of(seed: int, records: int) -> Iterator[None]:
-    """Whatever draws from torch inside repeats with the seed and the record, and nobody outside notices that it drew.
-
-    A restored state brings its seed along, so it goes on alike in whichever twin.
-    """
-    generator = torch.default_generator
-    outside = generator.get_state()
-    generator.manual_seed((seed * 0x9E3779B1 + records) % 2**32)  # all that torch's CPU takes
-    try:
-        yield
-    finally:
-        generator.set_state(outside)
 
 
 def _checked_factor(method: str, factor: float) -> float:

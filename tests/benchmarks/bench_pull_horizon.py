@@ -37,6 +37,7 @@ PULLS: dict[str, tuple[float | None, float, int]] = {
     "10x always": (AT_REST / 10, 1.0, 0),
     "100x, 1,024 records": (AT_REST, 100.0, 1_024),
     "1000x, 256 records": (AT_REST, 1000.0, 256),
+    "all the way, 32 records": (AT_REST, 1e9, 32),
 }
 """Name -> horizon at rest, factor after a confirmed drift, for how many records."""
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--streams", nargs="+", default=["permuted", "stationary"])
+    parser.add_argument("--pulls", nargs="+", default=list(PULLS))
     parser.add_argument("--out", type=Path, default=Path("pull_horizon.csv"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -89,7 +91,7 @@ def main() -> None:
         rows.writerow(["stream", "pull", "seed", "after_first_task", "first_1024", "last_4_tasks"])
         for kind in chosen.streams:
             found: dict[str, np.ndarray] = {}
-            for pull in ["at rest always", *(name for name in PULLS if name != "at rest always")]:
+            for pull in ["at rest always", *(name for name in chosen.pulls if name != "at rest always")]:
                 scores = []
                 for seed in range(chosen.seeds):
                     right = 100 * run(kind, pull, seed)
