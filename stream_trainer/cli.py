@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 checkpoints = typer.Typer(no_args_is_help=True, help="Look at checkpoints without loading them.")
 app.add_typer(checkpoints, name="checkpoints")
+dlq = typer.Typer(no_args_is_help=True, help="Dead letters: count them, look at them, hand them back.")
+app.add_typer(dlq, name="dlq")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML file of the run")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="replace one value; may be repeated")]
@@ -226,6 +229,66 @@ def _opened(directory: str) -> Any:
     if not is_object_store(directory) and not Path(directory).is_dir():
         raise StreamTrainerError(f"{directory}: no such directory.")
     return CheckpointDirectory(directory, identity={}, versions={})
+
+
+# ---------------------------------------------------------------- dead letters
+
+Letters = Annotated[Path, typer.Argument(metavar="CONFIG|FILE", help="the YAML file of a run, or its dead letters")]
+Reason = Annotated[str | None, typer.Option("--reason", help="only these, for example wrong_type")]
+
+
+@dlq.command("list")
+def list_letters(where: Letters, overrides: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """How many, by reason, topic and partition."""
+    from stream_trainer.service.dead_letter_queue import count_letters
+
+    rows = count_letters(_letters_at(where, overrides))
+    if as_json:
+        print(json.dumps({"letters": sum(row["letters"] for row in rows), "groups": rows}))
+        return
+    names = ("letters", "reason", "topic", "partition", "first_offset", "last_offset", "first_time", "last_time")
+    table = Table(*(name.replace("_", " ") for name in names), box=None)
+    for row in rows:
+        table.add_row(*(Text("-" if row[name] is None else str(row[name])) for name in names))
+    Console().print(table)
+
+
+@dlq.command("show")
+def show_letters(
+    where: Letters,
+    overrides: Overrides = [],  # noqa: B006
+    reason: Reason = None,
+    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 10,
+    offset: Annotated[int | None, typer.Option(min=0, help="only the record with this offset")] = None,
+) -> None:
+    """The letters themselves, a JSON object a line; what is named like a secret is hidden."""
+    from stream_trainer.service.dead_letter_queue import letters_of, show_letter
+
+    letters = letters_of(_letters_at(where, overrides), reason=reason)
+    wanted = (letter for letter in letters if offset in (None, letter.offset))
+    for letter in islice(wanted, limit):
+        print(json.dumps(show_letter(letter)))
+
+
+@dlq.command()
+def retry(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    reason: Reason = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="decode and count, change nothing")] = False,
+) -> None:
+    """Decode them again with CONFIG as it is now, and hand back those that are good: each once."""
+    _log_to_stderr("warning")
+    from stream_trainer.service.config import load_config
+    from stream_trainer.service.dead_letter_retry import retry_letters
+
+    print(json.dumps(retry_letters(load_config(config, overrides), reason=reason, dry_run=dry_run)))
+
+
+def _letters_at(where: Path, overrides: list[str]) -> Any:
+    from stream_trainer.service.config import load_config
+
+    return load_config(where, overrides) if where.suffix in (".yaml", ".yml") else where
 
 
 # ---------------------------------------------------------------- output

@@ -46,7 +46,7 @@ from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
 from stream_trainer.telemetry.http import TelemetryServer
 from stream_trainer.telemetry.metrics import Metrics
 
-__all__ = ["assemble", "build_checkpoints", "open_file", "with_embedded_broker"]
+__all__ = ["assemble", "build_checkpoints", "open_file", "producer_settings", "with_embedded_broker"]
 
 log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
@@ -229,7 +229,7 @@ def _build_dead_letters(config: RunConfig) -> DeadLetters:
     if config.source.kafka is None:
         raise ConfigError("dead_letters.topic needs source.kafka: its brokers get the topic. Use dead_letters.file.")
     kafka = config.source.kafka
-    return TopicDeadLetters(kafka.bootstrap_servers, chosen.topic, client=_producer_settings(kafka.client))
+    return TopicDeadLetters(kafka.bootstrap_servers, chosen.topic, client=producer_settings(kafka.client))
 
 
 def _build_events(config: RunConfig, chosen: EventsConfig) -> EventQueue:
@@ -239,10 +239,10 @@ def _build_events(config: RunConfig, chosen: EventsConfig) -> EventQueue:
     if config.source.kafka is None:
         raise ConfigError("events.topic needs source.kafka: its brokers get the topic. Use events.file.")
     kafka = config.source.kafka
-    return EventQueue(TopicEvents(kafka.bootstrap_servers, chosen.topic, client=_producer_settings(kafka.client)))
+    return EventQueue(TopicEvents(kafka.bootstrap_servers, chosen.topic, client=producer_settings(kafka.client)))
 
 
-def _producer_settings(client: Mapping[str, object]) -> dict[str, object]:
+def producer_settings(client: Mapping[str, object]) -> dict[str, object]:
     """Of the consumer's settings those that a producer has too: how to reach the brokers and who we are."""
     shared = ("security_protocol", "sasl_", "ssl_", "client_id", "api_version", "socks5_proxy")
     return {key: value for key, value in client.items() if key.startswith(shared)}

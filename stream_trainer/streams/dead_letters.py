@@ -18,9 +18,9 @@ import kafka
 from kafka import errors as kafka_errors
 
 from stream_trainer.errors import ConfigError, StreamTrainerError
-from stream_trainer.types import Reject, RejectReason, TopicPartition
+from stream_trainer.types import Headers, Reject, RejectReason, TopicPartition
 
-__all__ = ["FileDeadLetters", "TopicDeadLetters", "read_dead_letters"]
+__all__ = ["FileDeadLetters", "TopicDeadLetters", "letter_of_record", "read_dead_letters", "sendable_headers"]
 
 HEADER_PREFIX = "stream_trainer-"
 FILE_BYTES_MAX = 64 * 2**20  # opens in any editor
@@ -254,7 +254,6 @@ class TopicDeadLetters:
 
 
 def _to_headers(reject: Reject) -> list[tuple[str, bytes]]:
-    nulls = [name for name, value in reject.headers if value is None]
     ours = {
         "topic": reject.partition.topic,
         "partition": reject.partition.partition,
@@ -263,7 +262,35 @@ def _to_headers(reject: Reject) -> list[tuple[str, bytes]]:
         "reason": reject.reason.value,
         "detail": reject.detail,
     }
-    if nulls:
-        ours["null_headers"] = ",".join(nulls)
+    return sendable_headers(reject) + [(HEADER_PREFIX + name, str(value).encode()) for name, value in ours.items()]
+
+
+def sendable_headers(reject: Reject) -> list[tuple[str, bytes]]:
+    """Those that the record had; one without a value is sent empty, and named in a header of ours."""
+    nulls = ",".join(name for name, value in reject.headers if value is None)
     original = [(name, value or b"") for name, value in reject.headers]
-    return original + [(HEADER_PREFIX + name, str(value).encode()) for name, value in ours.items()]
+    return original + ([(HEADER_PREFIX + "null_headers", nulls.encode())] if nulls else [])
+
+
+def letter_of_record(key: bytes | None, value: bytes | None, headers: Headers) -> Reject | None:
+    """The other way: what `TopicDeadLetters` sent, read from its topic. None: it was sent by somebody else."""
+    ours = {name.removeprefix(HEADER_PREFIX): v for name, v in headers if name.startswith(HEADER_PREFIX) and v}
+    try:
+        said = {name: text.decode() for name, text in ours.items()}
+        nulls = said.get("null_headers", "").split(",")
+        return Reject(
+            partition=TopicPartition(said["topic"], int(said["partition"])),
+            offset=int(said["offset"]),
+            timestamp_ms=int(said["timestamp_ms"]),
+            key=key,
+            value=value or b"",
+            headers=tuple(
+                (name, None if name in nulls and not v else v)
+                for name, v in headers
+                if not name.startswith(HEADER_PREFIX)
+            ),
+            reason=RejectReason(said["reason"]),
+            detail=said.get("detail", ""),
+        )
+    except (KeyError, ValueError):
+        return None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kafka import errors as kafka_errors
 
 from stream_trainer.errors import ConfigError, StreamTrainerError
-from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters, read_dead_letters
+from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters, letter_of_record, read_dead_letters
 from stream_trainer.types import Reject, RejectReason, TopicPartition
 
 
@@ -150,6 +150,17 @@ def test_a_topic_gets_the_record_as_it_was_and_headers_that_explain_it():
         "stream_trainer-detail": b"x: expected a number, got a string",
         "stream_trainer-null_headers": b"none",
     } == dict(record["headers"])
+
+
+def test_a_letter_read_from_the_topic_is_the_one_that_was_written():
+    """Null headers included; what somebody else sent to the topic is no letter."""
+    producer = Producer()
+    letters = TopicDeadLetters("a:1", "dead", make_producer=lambda **_: producer)
+    letters.write([reject(17)])
+    ((_, record),) = producer.sent
+
+    assert reject(17) == letter_of_record(record["key"], record["value"], tuple(record["headers"]))
+    assert letter_of_record(b"k", b"v", (("trace", b"1"),)) is None
 
 
 def test_a_record_that_is_not_acknowledged_stops_the_checkpoint():
