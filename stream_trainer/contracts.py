@@ -3,11 +3,12 @@
 Structural types: a plugin needs no base class. The shared checks in `testing.checks` run on everything registered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from stream_trainer.errors import DataLost
 from stream_trainer.types import (
     Batch,
     Decoded,
@@ -19,6 +20,7 @@ from stream_trainer.types import (
     RecordChunk,
     Reject,
     State,
+    TopicPartition,
 )
 
 __all__ = ["DeadLetters", "Decoder", "DriftDetector", "Model", "Source", "Stateful"]
@@ -41,9 +43,14 @@ class Source(Protocol):
     def exhausted(self) -> bool:
         """Nothing will ever come again: the end of a file. Never true of a live log."""
 
-    def start(self, positions: Positions | None) -> Positions:
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """Which log each topic is: the positions say nothing in another of the same name. Empty where none is known."""
+
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         """Connect and seek: to `positions` where they name a partition, to the configured start elsewhere.
 
+        Args:    topic_ids: as they were when the positions were kept.
         Returns: the next offset of every partition that will be read. Raises: DataLost, ConfigError, Stalled.
         """
 
@@ -52,6 +59,12 @@ class Source(Protocol):
 
         Returns nothing in silence; raises Stalled once silence cannot be explained by an empty log.
         """
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Until told otherwise poll only the others: enough of these waits here. Whoever has but one may ignore it."""
+
+    def accept_loss(self, error: DataLost) -> None:
+        """Raise `error`; or count and log it, where the operator chose to go on without records that are gone."""
 
     def end_offsets(self) -> Positions:
         """Where the log ends now, per partition; asks the broker."""

@@ -53,7 +53,7 @@ class TooManyBadRecords(StreamTrainerError):
 
 
 class Stalled(StreamTrainerError):
-    """The log grows and nothing reaches us, although the consumer was rebuilt."""
+    """Nothing reaches us: no broker answered at the start, or the log grows although the consumer was rebuilt."""
 
     exit_code = 5
     retriable = True

@@ -223,6 +223,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "short",
             (rise(names.SOURCE_ERRORS), "errors"),
             (rise(names.REBUILDS), "rebuilds"),
+            (rise(names.LOST_DATA), "lost data"),
+            (rise(names.CORRUPT_FETCHES), "damaged fetches"),
+            (now(names.SILENT), "silent, s"),
         ),
         panel(
             "Several trainers",

@@ -72,6 +72,10 @@ class StoredJournal(JournalReader):
             segment.rows.append(segment.encoder.row(step, raw))
             segment.last_step = self._last_step = step
 
+    def begin_anew(self, last_step: int) -> None:
+        """The next row is that of `last_step` + 1, whatever `resume` found behind it."""
+        self._last_step = last_step  # its segment is of this epoch: what earlier ones say of those steps is void
+
     def sync(self) -> None:
         """Store every row so far. From any thread. Raises: OSError, or what the store raises."""
         with self._lock:

@@ -10,9 +10,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from stream_trainer.errors import ConfigError
-from stream_trainer.types import ClosedBy, Positions, RawBatch, RecordChunk
+from stream_trainer.types import ClosedBy, Positions, RawBatch, RecordChunk, TopicPartition
 
-__all__ = ["BatchPolicy", "Batcher", "Growth"]
+__all__ = ["BatchPolicy", "Batcher", "Growth", "size_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Batcher:
         self.bytes_waiting = 0
 
     def add(self, chunk: RecordChunk, *, now_s: float) -> None:
-        waiting = _Waiting(chunk, size_bytes=_size_bytes(chunk), arrived_s=now_s)
+        waiting = _Waiting(chunk, size_bytes=size_bytes(chunk), arrived_s=now_s)
         self._waiting.append(waiting)
         self.records_waiting += len(chunk)
         self.bytes_waiting += waiting.size_bytes
@@ -105,6 +105,10 @@ class Batcher:
         if self.policy.age_s_max is None or not self._waiting or self.records_waiting < self.policy.records_min:
             return wait_s_max
         return min(wait_s_max, max(0.0, self._waiting[0].arrived_s + self.policy.age_s_max - now_s))
+
+    def enough(self) -> frozenset[TopicPartition]:
+        """Partitions that need not be read on for now: none. A bound cuts, so never more than a batch is left here."""
+        return frozenset()
 
     def _bound_reached(self, now_s: float, drain: bool) -> ClosedBy | None:
         policy = self.policy
@@ -159,10 +163,11 @@ class _Waiting(NamedTuple):
 
     def split(self, n_records: int) -> tuple["_Waiting", "_Waiting"]:
         head, rest = self.chunk.split(n_records)
-        head_bytes = _size_bytes(head)
+        head_bytes = size_bytes(head)
         rest_bytes = self.size_bytes - head_bytes
         return _Waiting(head, head_bytes, self.arrived_s), _Waiting(rest, rest_bytes, self.arrived_s)
 
 
-def _size_bytes(chunk: RecordChunk) -> int:
+def size_bytes(chunk: RecordChunk) -> int:
+    """Of its values."""
     return sum(len(value) for value in chunk.values if value)

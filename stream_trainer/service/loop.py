@@ -7,7 +7,7 @@ after the last save is learned again in the same batches, because a journal hold
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory, Saved
@@ -19,7 +19,7 @@ from stream_trainer.engine.lifecycle import Lifecycle, LifecycleState
 from stream_trainer.engine.recut import Recut
 from stream_trainer.engine.snapshot import capture, restore
 from stream_trainer.engine.trainer import Trainer
-from stream_trainer.errors import CheckpointError, Fenced, StreamTrainerError
+from stream_trainer.errors import CheckpointError, DataLost, Fenced, StreamTrainerError
 from stream_trainer.service.observers import Observer
 from stream_trainer.telemetry.health import Health
 from stream_trainer.types import (
@@ -77,6 +77,7 @@ class Service:
         self.positions: Positions = {}
         self.counts = Counts()
         self._cuts: Iterable[Cut] = ()
+        self._topic_ids: Mapping[str, str] = {}  # as they were when the positions were saved
         self._every_s, self._failures_max = checkpoint_every_s, checkpoint_failures_max
         self._failures = 0  # saves that failed since one succeeded
         self._writer = BackgroundWriter(self._save, clock.monotonic_s, make_thread)
@@ -122,6 +123,7 @@ class Service:
             restore(self.trainer.parts(), snapshot)
             self.positions.update(snapshot.positions)
             self.counts, self._saved_batches = snapshot.counts, snapshot.counts.batches
+            self._topic_ids = snapshot.topic_ids
             log.info("continuing after %d batches, %d records", self.counts.batches, self.counts.consumed)
 
     def _start(self) -> None:
@@ -129,14 +131,30 @@ class Service:
             self.checkpoints.open()
             snapshot = self.checkpoints.load_newest()
             self.resume(snapshot, *self.checkpoints.journal.resume(snapshot.counts.batches if snapshot else 0))
-        self.positions.update(self.source.start(self.positions or None))
+        started = self.source.start(self.positions or None, self._topic_ids)
+        # A log that begins again behind our back: its offsets are not those that the journal names.
+        replaced = [tp for tp, at in started.items() if at < self.positions.get(tp, at)]
+        topics = {tp.topic for tp in started}  # what the source did not take of these is gone for good
+        self.positions = {tp: at for tp, at in self.positions.items() if tp.topic not in topics} | started
         assert isinstance(self.batcher, Batcher)
         self.batcher.records_seen = self.counts.consumed
         if self._cuts:
-            ends = self.source.end_offsets()
-            self.batcher = Recut(self._cuts, self.batcher, positions=self.positions, ends=ends)
+            self.batcher = Recut(
+                self._cuts,
+                self.batcher,
+                positions=self.positions,
+                ends=self.source.end_offsets(),
+                replaced=replaced,
+                on_lost=self._give_up_cuts,
+            )
         for observer in self.observers:
             observer.started(self.positions, self.counts)
+
+    def _give_up_cuts(self, cut: Cut, error: DataLost) -> None:
+        """What the log no longer holds cannot be cut again; what is cut instead takes its place in the journal."""
+        self.source.accept_loss(error)
+        if self.checkpoints:
+            self.checkpoints.journal.begin_anew(cut.step - 1)
 
     def _turn(self) -> None:
         now_s = self.clock.monotonic_s()
@@ -147,6 +165,7 @@ class Service:
         while not self._stop_requested and (raw := self.batcher.take(now_s=self.clock.monotonic_s())) is not None:
             self._learn(raw)
             self._between_batches()
+        self.source.pause(self.batcher.enough())
         self._between_batches()
         for observer in self.observers:
             observer.turned()
@@ -214,9 +233,8 @@ class Service:
             self._start_save()
 
     def _start_save(self) -> None:
-        topic_ids = getattr(self.source, "topic_ids", {})  # of a source whose topics can be created again
         # 1. state and positions, together
-        snapshot = capture(self.trainer.parts(), self.positions, self.counts, topic_ids)
+        snapshot = capture(self.trainer.parts(), self.positions, self.counts, self.source.topic_ids)
         self.dead_letters.flush()  # 2. before we promise never to read those records again
         self._writer.start(snapshot)  # 3. in a thread: files, fsync, rename; the truth changes there, at once
         self._saved_at_s = self.clock.monotonic_s()

@@ -89,4 +89,10 @@ class MetricsObserver(Observer):
             self.metrics.observe_events(delivered=self.events.delivered, lost=self.events.lost)
         inner = source.inner if isinstance(source, UntilEnd) else source
         if isinstance(inner, KafkaSource):
-            self.metrics.observe_source(rebuilds=inner.rebuilds, retriable_errors=inner.retriable_errors)
+            self.metrics.observe_source(
+                rebuilds=inner.rebuilds,
+                retriable_errors=inner.retriable_errors,
+                lost_data=inner.lost_resets,
+                corrupt_fetches=inner.corrupt_fetches,
+                silent_s=inner.silent_s,
+            )

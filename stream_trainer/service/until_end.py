@@ -1,10 +1,11 @@
 """A live log read like a file: up to where it ended when we started."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from stream_trainer.contracts import Source
-from stream_trainer.types import Positions, RecordChunk
+from stream_trainer.errors import DataLost
+from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["UntilEnd"]
 
@@ -23,10 +24,10 @@ class UntilEnd:
 
     @property
     def topic_ids(self) -> Mapping[str, str]:
-        return getattr(self.inner, "topic_ids", {})
+        return self.inner.topic_ids
 
-    def start(self, positions: Positions | None) -> Positions:
-        started = self.inner.start(positions)
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
+        started = self.inner.start(positions, topic_ids)
         self._positions, self._ends = dict(started), self.inner.end_offsets()
         return started
 
@@ -36,6 +37,12 @@ class UntilEnd:
             self._positions[chunk.partition] = chunk.next_offset  # of the log, not of what we keep: gaps count
             kept.append(self._clipped(chunk))
         return kept
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self.inner.pause(partitions)
+
+    def accept_loss(self, error: DataLost) -> None:
+        self.inner.accept_loss(error)
 
     def end_offsets(self) -> Positions:
         return dict(self._ends)

@@ -12,7 +12,7 @@ import os
 import select
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -74,7 +74,12 @@ class FileSource:
         self._open()
         return self._header
 
-    def start(self, positions: Positions | None) -> Positions:
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """None: a file is known by its path alone."""
+        return {}
+
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         """Raises: DataLost: the file has fewer lines than we have learned; ConfigError: it cannot be read."""
         self._open()
         wanted = (positions or {}).get(self._partition, 0)
@@ -110,6 +115,13 @@ class FileSource:
                 next_offset=self._next,
             )
         ]
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """A file has one partition, and nobody waits for another."""
+
+    def accept_loss(self, error: DataLost) -> None:
+        """Never: lines do not go away by age."""
+        raise error
 
     def end_offsets(self) -> Positions:
         """Known once the end was read; before that nothing, for a file's length in lines takes reading all of it."""

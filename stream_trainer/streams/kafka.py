@@ -14,14 +14,14 @@ kafka_silence.py what is a stall; kafka_log.py is the client, in our words.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import kafka
 from kafka import errors as kafka_errors
 
 from stream_trainer.clock import Clock
-from stream_trainer.errors import ConfigError, Stalled, StreamTrainerError
+from stream_trainer.errors import ConfigError, DataLost, Stalled, StreamTrainerError
 from stream_trainer.streams.kafka_batch import CorruptBatch
 from stream_trainer.streams.kafka_connect import check_codecs, is_auth_error
 from stream_trainer.streams.kafka_display import ProgressDisplay
@@ -41,7 +41,11 @@ CLOSE_S_MAX = 5.0
 
 
 class KafkaSource:
-    """Implements `contracts.Source`. For metrics: `rebuilds`, `retriable_errors`, `corrupt_fetches`, `lost_resets`."""
+    """Implements `contracts.Source`.
+
+    For metrics: `rebuilds`, `retriable_errors`, `corrupt_fetches`, `lost_resets`, and `silent_s`: waited since anything
+    came.
+    """
 
     def __init__(
         self, options: KafkaOptions, clock: Clock, *, make_consumer: Callable[..., Any] = kafka.KafkaConsumer
@@ -49,6 +53,7 @@ class KafkaSource:
         self.rebuilds = 0
         self.retriable_errors = 0
         self.corrupt_fetches = 0
+        self.silent_s = 0.0
         self._options = options
         self._clock = clock
         self._make_consumer = make_consumer
@@ -56,6 +61,7 @@ class KafkaSource:
         self._display: ProgressDisplay | None = None
         self._next: Positions = {}  # handed out up to here
         self._ends: Positions = {}  # as last asked
+        self._topic_ids: dict[str, str] = {}  # of the logs that `_next` speaks of
         self._silence = SilenceWatch(options.stall_s_max, options.rebuilds_max)
         self._lost = LostData(options.lost_data)
         self._corrupt_at: tuple[TopicPartition, int, int] | None = None  # partition, offset, times in a row
@@ -73,14 +79,20 @@ class KafkaSource:
         """Never: there may always be another record."""
         return False
 
-    def start(self, positions: Positions | None) -> Positions:
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        return dict(self._topic_ids)
+
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         check_codecs()
         warn_if_readable(self._options)
         self._log.open()
         partitions = self._find_partitions()
         saved = {tp: at for tp, at in (positions or {}).items() if tp.topic in self._options.topics}
+        self._topic_ids = dict(topic_ids or {})
         saved = self._lost.without_vanished(saved, partitions)
         self._assign(self._where_to_begin(partitions, saved))
+        self._topic_ids |= self._log.topic_ids()
         self._discovered_s = self._clock.monotonic_s()
         if self._options.group_id is not None:
             self._display = ProgressDisplay(self._options, self._make_consumer)
@@ -92,16 +104,27 @@ class KafkaSource:
         before_s = self._clock.monotonic_s()
         try:
             chunks = self._log.poll(wait_s, records_max) or self._moved_without_records()
+            recreated = self._recreated()
+            # What was fetched of these is of the new log, from an offset of the old one.
+            chunks = [chunk for chunk in chunks if chunk.partition.topic not in recreated]
+            self._next |= {chunk.partition: chunk.next_offset for chunk in chunks}
+            chunks += self._follow(recreated)
         except Exception as error:
             return self._after(error)
-        self._next |= {chunk.partition: chunk.next_offset for chunk in chunks}
         self._corrupt_at = None if chunks else self._corrupt_at
         now_s = self._clock.monotonic_s()
+        self.silent_s = 0.0 if chunks else self.silent_s + now_s - before_s
         self._watch_silence(chunks, now_s - before_s)
         if now_s - self._discovered_s >= self._options.discover_s:
             self._discovered_s = now_s
             chunks += self._added_partitions()
         return chunks
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self._log.pause(frozenset(partitions) & self._next.keys())
+
+    def accept_loss(self, error: DataLost) -> None:
+        self._lost.accept(error)
 
     def end_offsets(self) -> Positions:
         if not self._log.is_open and not self._reopen(ASK_S_MAX):
@@ -129,7 +152,7 @@ class KafkaSource:
     def _find_partitions(self) -> list[TopicPartition]:
         deadline_s = self._clock.monotonic_s() + TOPIC_S_MAX
         while True:
-            found = {topic: self._log.partitions(topic) for topic in self._options.topics}
+            found = {topic: self._log.find_partitions(topic) for topic in self._options.topics}
             missing = [topic for topic, partitions in found.items() if not partitions]
             if not missing:
                 return [tp for partitions in found.values() for tp in partitions]
@@ -146,6 +169,7 @@ class KafkaSource:
         begins, ends = self._log.begins(partitions), self._log.ends(partitions)
         self._ends |= ends
         known_topics = {tp.topic for tp in saved}
+        recreated = self._recreated()
         fresh = [tp for tp in partitions if tp.topic not in known_topics]
         start = dict(begins)
         if fresh:
@@ -156,7 +180,9 @@ class KafkaSource:
                 lambda time_ms: self._log.first_since(fresh, time_ms),
             )
         for tp in partitions:
-            if tp in saved:
+            if tp in saved and tp.topic in recreated:
+                start[tp] = self._lost.move(tp, saved[tp], begins[tp], ends[tp], recreated[tp.topic])
+            elif tp in saved:
                 start[tp] = self._lost.inside_log(tp, saved[tp], begins[tp], ends[tp])
         return start
 
@@ -172,8 +198,7 @@ class KafkaSource:
         ]
 
     def _added_partitions(self) -> list[RecordChunk]:
-        found = [tp for topic in self._options.topics for tp in self._log.partitions(topic)]
-        added = [tp for tp in found if tp not in self._next]
+        added = [tp for tp in self._log.partitions() if tp not in self._next]
         if not added:
             return []
         try:
@@ -185,6 +210,30 @@ class KafkaSource:
         self._ends |= ends
         self._assign(self._next | begins)
         return [empty_chunk(tp, begins[tp]) for tp in added]
+
+    # ------------------------------------------------------------ another log under the same name
+
+    def _recreated(self) -> dict[str, str]:
+        """Topics whose positions are those of another log, and what happened. An id that is not known is no other."""
+        now = self._log.topic_ids()
+        return {
+            topic: f"the topic was deleted and created again (its id was {was}, it is {now[topic]})"
+            for topic, was in self._topic_ids.items()
+            if now.get(topic, was) != was
+        }
+
+    def _follow(self, recreated: Mapping[str, str]) -> list[RecordChunk]:
+        """Go on in the new logs as the policy says; if nobody answers, nothing of them is read until somebody does."""
+        moved: list[RecordChunk] = []
+        for topic, what in recreated.items():
+            ours = {tp: at for tp, at in self._next.items() if tp.topic == topic}
+            left = self._lost.without_vanished(ours, self._log.partitions())
+            found = self._resolve_lost(left, what)
+            if found:
+                self._topic_ids[topic] = self._log.topic_ids()[topic]
+                self._assign({tp: at for tp, at in self._next.items() if tp in left or tp not in ours})
+            moved += found
+        return moved
 
     # ------------------------------------------------------------ what can go wrong
 
@@ -246,8 +295,13 @@ class KafkaSource:
 
     def _watch_silence(self, chunks: Sequence[RecordChunk], polled_s: float) -> None:
         """Silence is explained where the log ends at our position, or the brokers do not answer; else it is a stall."""
-        suspects = self._silence.suspects(self._next, [chunk.partition for chunk in chunks], polled_s)
+        awaited = [tp for tp in self._next if tp not in self._log.paused]
+        suspects = self._silence.suspects(awaited, [chunk.partition for chunk in chunks], polled_s)
         if not suspects:
+            return
+        existing = set(self._log.partitions())
+        if gone := [tp for tp in suspects if tp not in existing]:
+            self._lost.wait_for(gone)
             return
         try:
             ends = self._log.ends(suspects)
@@ -265,7 +319,7 @@ class KafkaSource:
         """A new consumer where the last one stood; the brokers may be away, then it is tried again at the next poll."""
         try:
             self._log.open(max(wait_s, 1.0))
-        except ConfigError as error:
+        except (ConfigError, Stalled) as error:
             self._count_retriable(error)
             return False
         self._assign(self._next)

@@ -16,7 +16,7 @@ What is committed for the group is a display here, too. Not here: who holds what
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import kafka
@@ -178,11 +178,12 @@ class KafkaGroupSource(KafkaSource):
     def rebalances(self) -> int:
         return self._membership.rebalances
 
-    def start(self, positions: Positions | None) -> Positions:
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         check_codecs()
         warn_if_readable(self._options)
         self._log.open()
         self._find_partitions()
+        self._topic_ids = dict(topic_ids or {}) | self._log.topic_ids()  # a log replaced in our life is noticed
         self._membership.start()
         return {}
 
@@ -191,7 +192,7 @@ class KafkaGroupSource(KafkaSource):
 
         Raises: ConfigError: the group has learned from it before, so that the shared directory must be another one.
         """
-        partitions = self._log.partitions(topic)
+        partitions = self._log.find_partitions(topic)
         if committed := self._committed(partitions):
             raise ConfigError(
                 f"The Kafka group {self._group_id} has committed {_listed(committed)}, and checkpoint.directory knows "

@@ -14,7 +14,7 @@ from kafka import errors as kafka_errors
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.streams.kafka_connect import connect, is_auth_error
 from stream_trainer.streams.kafka_options import KafkaOptions
-from stream_trainer.streams.kafka_seam import columns_of, install
+from stream_trainer.streams.kafka_seam import columns_of, install, known_partitions, topic_id
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["ASK_S_MAX", "KafkaLog", "empty_chunk"]
@@ -30,6 +30,7 @@ class KafkaLog:
         self._options = options
         self._make_consumer = make_consumer
         self._consumer: Any = None
+        self._paused: frozenset[TopicPartition] = frozenset()
 
     # ------------------------------------------------------------ the client
 
@@ -38,7 +39,7 @@ class KafkaLog:
         return self._consumer is not None
 
     def open(self, wait_s: float | None = None) -> None:
-        """A new client, without partitions. Raises: ConfigError: refused, or nobody answered within `wait_s`."""
+        """A new client, without partitions. Raises: ConfigError: refused; Stalled: no answer within `wait_s`."""
         self._consumer = connect(self._options, self._make_consumer, wait_s=wait_s)
         install(self._consumer)
 
@@ -50,10 +51,25 @@ class KafkaLog:
     # ------------------------------------------------------------ read
 
     def assign(self, positions: Positions) -> None:
-        """Read these partitions, from there, and no others."""
+        """Read these partitions, from there, and no others. Who was paused stays so."""
         self._consumer.assign(_theirs(positions))
         for tp, offset in positions.items():
             self.seek(tp, offset)
+        paused, self._paused = self._paused, frozenset()
+        self.pause(paused & positions.keys())
+
+    def pause(self, partitions: frozenset[TopicPartition]) -> None:
+        """Let these wait with the brokers, and the others come."""
+        if partitions == self._paused:
+            return
+        if self.is_open:
+            self._consumer.pause(*_theirs(partitions - self._paused))
+            self._consumer.resume(*_theirs(self._paused - partitions))
+        self._paused = partitions
+
+    @property
+    def paused(self) -> frozenset[TopicPartition]:
+        return self._paused
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self._consumer.seek(kafka.TopicPartition(*tp), offset)
@@ -82,9 +98,22 @@ class KafkaLog:
 
     # ------------------------------------------------------------ ask
 
-    def partitions(self, topic: str) -> list[TopicPartition]:
-        """Of one topic, as the client last heard; none if it does not exist or may not be seen."""
+    def find_partitions(self, topic: str) -> list[TopicPartition]:
+        """Of one topic; asks if the client has not heard of it. None if it does not exist or may not be seen."""
         return [TopicPartition(topic, partition) for partition in sorted(self._consumer.partitions_for_topic(topic))]
+
+    def partitions(self) -> list[TopicPartition]:
+        """Of all our topics, as the client last heard. No round trip."""
+        return [
+            TopicPartition(topic, partition)
+            for topic in self._options.topics
+            for partition in sorted(known_partitions(self._consumer, topic))
+        ]
+
+    def topic_ids(self) -> dict[str, str]:
+        """Of our topics, those that the client has heard; brokers before 2.8 have none. No round trip."""
+        found = {topic: topic_id(self._consumer, topic) for topic in self._options.topics}
+        return {topic: id for topic, id in found.items() if id is not None}
 
     def topics(self) -> list[str]:
         return sorted(self._consumer.topics())

@@ -106,7 +106,7 @@ class KafkaOptions:
     stall_s_max: float = 60.0  # waiting, polled, with nothing from a partition; then the broker is asked why
     rebuilds_max: int = 3  # new consumers in a row that brought nothing from a partition before we give up
     discover_s: float = 300.0  # look for new partitions this often; they start at their earliest record
-    connect_s_max: float = 30.0  # the first connection; later outages are waited out
+    connect_s_max: float = 30.0  # for brokers at the start, then exit code 5; later outages are waited out
     fetch_bytes_max: int = 52_428_800  # 50 MiB a response, the client's own default
     partition_fetch_bytes_max: int = 1_048_576  # 1 MiB a partition: a larger record still arrives, alone
     client: Mapping[str, object] = field(default_factory=dict, repr=False)  # may hold secrets: never printed

@@ -5,6 +5,7 @@ one consumer. Out: the fetcher asks it to `take(n)`, measures the answer with `l
 records) and pours it into its result by iterating (so one `Columns` arrives, not n objects). Nothing else is used.
 Both are private to kafka-python. Therefore the dependency is pinned, and `self_test` drives the fetcher's own code over
 both readers before the first use: any difference, and the stock reader stays, with a warning.
+What the client knows of a topic without asking (`topic_id`, `known_partitions`) is private, and read here, too.
 """
 
 import logging
@@ -23,7 +24,7 @@ from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from stream_trainer.streams.kafka_batch import BEFORE_SIZE, GZIP, LZ4, MAGIC_AT, ZSTD, Columns
 from stream_trainer.streams.kafka_records import PartitionColumns
 
-__all__ = ["columns_of", "install", "partition_columns", "self_test"]
+__all__ = ["columns_of", "install", "known_partitions", "partition_columns", "self_test", "topic_id"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,21 @@ def install(consumer: Any) -> bool:
         return True
     log.warning("Kafka records are read by kafka-python's own, slower reader: %s.", problem)
     return False
+
+
+def topic_id(consumer: Any, topic: str) -> str | None:
+    """As the client last heard it, in hexadecimal; None: it does not know, or the broker has none (before 2.8)."""
+    cluster = getattr(consumer, "_cluster", None)
+    found = cluster.topic_id(topic) if cluster is not None else None
+    return found.hex if found is not None and found.int else None
+
+
+def known_partitions(consumer: Any, topic: str) -> set[int]:
+    """As the client last heard, without asking: its public method waits for the brokers, for ever if they are away."""
+    cluster = getattr(consumer, "_cluster", None)
+    if cluster is None:
+        return consumer.partitions_for_topic(topic) or set()
+    return cluster.partitions_for_topic(topic) or set()
 
 
 @cache

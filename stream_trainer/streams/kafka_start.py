@@ -73,6 +73,26 @@ class LostData:
             log.error("%s no longer exists; its position %d is dropped.", tp, offset)
         return {tp: offset for tp, offset in positions.items() if tp in existing}
 
+    def accept(self, error: DataLost) -> None:
+        """Go on without what is gone, or raise `error`."""
+        if self._policy == "fail":
+            raise error
+        self.resets += 1
+        log.error("Going on without, as source.kafka.lost_data says: %s", error)
+
+    def wait_for(self, partitions: Iterable[TopicPartition]) -> None:
+        """Whether to wait for partitions that brokers no longer name. Raises: DataLost: the policy is to fail."""
+        what = (
+            f"{', '.join(map(str, partitions))}: no longer there, the topic was deleted, or this user may no longer "
+            "see it."
+        )
+        if self._policy == "fail":
+            raise DataLost(
+                f"{what} Bring it back, or start with a new checkpoint directory; to wait for a new topic of that name "
+                "set source.kafka.lost_data to earliest or latest."
+            )
+        log.error("%s Waiting for it to come back.", what)
+
     def inside_log(self, tp: TopicPartition, offset: int, begin: int, end: int) -> int:
         """`offset` if the log holds it, or will hold it next; what the policy says otherwise. Raises: DataLost."""
         if begin <= offset <= end:

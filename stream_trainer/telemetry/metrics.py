@@ -152,11 +152,16 @@ class Metrics:
             self._series.set(names.REBALANCES, rebalances)
             self._series.set(names.FENCES, fences)
 
-    def observe_source(self, *, rebuilds: int, retriable_errors: int) -> None:
+    def observe_source(
+        self, *, rebuilds: int, retriable_errors: int, lost_data: int, corrupt_fetches: int, silent_s: float
+    ) -> None:
         """Totals that the source itself has counted since this process began."""
         with self._series.lock:
             self._series.set(names.REBUILDS, rebuilds)
             self._series.set(names.SOURCE_ERRORS, retriable_errors)
+            self._series.set(names.LOST_DATA, lost_data)
+            self._series.set(names.CORRUPT_FETCHES, corrupt_fetches)
+            self._series.set(names.SILENT, silent_s)
 
     # ------------------------------------------------------------ quality and drift
 
@@ -255,6 +260,8 @@ class Metrics:
             names.SOURCE_ERRORS,
             names.REBALANCES,
             names.FENCES,
+            names.LOST_DATA,
+            names.CORRUPT_FETCHES,
             names.CORRUPT,
             names.DROPPED,
         ):

@@ -49,6 +49,9 @@ NEXT_OFFSET = _gauge(
 LAG = _gauge("consumer_lag_records", "Records not yet read.", "topic", "partition", label_sets_max=LABEL_SETS_MAX)
 REBUILDS = _counter("source_rebuilds", "Times the consumer was thrown away and built anew because nothing came.")
 SOURCE_ERRORS = _counter("source_errors", "Errors of the source that passed when it tried again.")
+LOST_DATA = _counter("source_lost_data", "Times it went on without records that are gone, as lost_data says.")
+CORRUPT_FETCHES = _counter("source_corrupt_fetches", "Batches of records that arrived damaged and were fetched again.")
+SILENT = _gauge("source_silent_seconds", "Time spent waiting since anything came from the source, from any partition.")
 
 # The group: who learns what. No gauge where source.kafka.group is not set.
 GROUP_ROLE = _gauge("group_role", "1 for our part in the group, 0 for the others.", "role")

@@ -3,8 +3,9 @@
 For tests of plugins and of our own loop; the product never imports this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from stream_trainer.errors import DataLost
 from stream_trainer.types import Positions, RecordChunk, Reject, TopicPartition
 
 __all__ = ["ListSource", "ManualClock", "MemoryDeadLetters", "chunk_of"]
@@ -51,7 +52,10 @@ def chunk_of(
 
 
 class ListSource:
-    """Partitions given as lists of values; each poll brings the next `per_poll` of one partition, in turn."""
+    """Partitions given as lists of values; each poll brings the next `per_poll` of one partition, in turn.
+
+    Losses are kept in `accepted` if `go_on`, and raised otherwise.
+    """
 
     def __init__(self, *partitions: Sequence[bytes | None], per_poll: int = 7, topic: str = "list") -> None:
         self._values = {TopicPartition(topic, i): list(values) for i, values in enumerate(partitions)}
@@ -59,17 +63,23 @@ class ListSource:
         self.positions: Positions = {}
         self.committed: list[Positions] = []
         self.closed = False
+        self.paused: Collection[TopicPartition] = ()
+        self.go_on = False
+        self.accepted: list[DataLost] = []
+        self.topic_ids: Mapping[str, str] = {}
 
     @property
     def exhausted(self) -> bool:
         return all(self.positions[partition] >= len(values) for partition, values in self._values.items())
 
-    def start(self, positions: Positions | None) -> Positions:
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         self.positions = {partition: (positions or {}).get(partition, 0) for partition in self._values}
         return dict(self.positions)
 
     def poll(self, wait_s: float, records_max: int) -> Sequence[RecordChunk]:
-        open_ones = [p for p, values in self._values.items() if self.positions[p] < len(values)]
+        open_ones = [
+            p for p, values in self._values.items() if self.positions[p] < len(values) and p not in self.paused
+        ]
         if not open_ones:
             return []
         partition = min(open_ones, key=lambda p: (self.positions[p], p))
@@ -77,6 +87,14 @@ class ListSource:
         values = self._values[partition][first : first + min(self._per_poll, records_max)]
         self.positions[partition] = first + len(values)
         return [chunk_of(values, first_offset=first, partition=partition)]
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self.paused = frozenset(partitions)
+
+    def accept_loss(self, error: DataLost) -> None:
+        if not self.go_on:
+            raise error
+        self.accepted.append(error)
 
     def end_offsets(self) -> Positions:
         return {partition: len(values) for partition, values in self._values.items()}

@@ -7,8 +7,9 @@ take long, that bring only transaction markers; partitions taken away for a whil
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from stream_trainer.errors import DataLost
 from stream_trainer.testing.fakes import ManualClock
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
@@ -79,12 +80,14 @@ class ScriptedSource:
         self._positions: Positions = {}
         self._away: dict[TopicPartition, int] = {}  # taken from us, for so many polls
         self._hidden: dict[TopicPartition, int] = {}  # not found yet, for so many polls
+        self._paused: frozenset[TopicPartition] = frozenset()
+        self.topic_ids: Mapping[str, str] = {}
 
     @property
     def exhausted(self) -> bool:
         return not self._hidden and all(self._positions[tp] >= end for tp, end in self._log.ends.items())
 
-    def start(self, positions: Positions | None) -> Positions:
+    def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         known = positions or {}
         self._told["seek"] += bool(known)
         for tp in self._log.records:
@@ -105,8 +108,15 @@ class ScriptedSource:
                 self._told["silent_poll"] += 1
                 return ()
         ready = [tp for tp, at in self._positions.items() if at < self._log.ends[tp] and tp not in self._away]
+        ready = [tp for tp in ready if tp not in self._paused]
         rng.shuffle(ready)
         return [self._chunk(tp, records_max) for tp in ready[: rng.randint(1, 3)]]
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self._paused = frozenset(partitions)
+
+    def accept_loss(self, error: DataLost) -> None:
+        raise error
 
     def end_offsets(self) -> Positions:
         return {tp: end for tp, end in self._log.ends.items() if tp in self._positions}

@@ -4,12 +4,13 @@ import json
 import subprocess
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from conftest import SHARED, create_topic, free_port, need_kafka, produce, producer, read_to, until
+from conftest import PATIENCE_S, SHARED, create_topic, free_port, need_kafka, produce, producer, read_to, until
 
-from stream_trainer.errors import ConfigError
+from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.types import TopicPartition
 
 USER, PASSWORD = "trainer", "correct-horse"
@@ -32,7 +33,11 @@ def test_a_broker_killed_and_restarted_while_we_read_costs_no_record(own_broker,
     for _ in range(3):
         for chunk in source.poll(0.2, 100):
             before += [(chunk.partition, *row) for row in zip(chunk.offsets, chunk.values, strict=True)]
-    broker.start()
+    late = open_source(broker.bootstrap_servers, topic, connect_s_max=PATIENCE_S)
+    with ThreadPoolExecutor() as pool:
+        started = pool.submit(late.start, {TopicPartition(topic, 0): 5_000})
+        broker.start()
+        assert {TopicPartition(topic, 0): 5_000} == started.result(), "it waited for the broker"
     produce(broker.bootstrap_servers, topic, numbers(5_000, 6_000))
     after, positions = read_to(source, {TopicPartition(topic, 0): 6_000}, patience_s=60)
 
@@ -94,11 +99,18 @@ def test_a_refused_connection_says_what_was_tried_and_what_is_likely(secure, ope
         assert "wrong-battery" not in text
 
 
-def test_an_address_where_nobody_listens_is_said(open_source):
-    port = free_port()
-    source = open_source(f"127.0.0.1:{port}", "any", connect_s_max=1.0)
+@pytest.mark.parametrize(
+    ("host", "error", "said"),
+    [
+        ("127.0.0.1", Stalled, r"\(TCP closed: Connection refused\).*the broker is down"),
+        ("no-such-host.invalid", ConfigError, r"\(TCP name unknown\).*the address is wrong"),
+    ],
+)
+def test_an_address_where_nobody_listens_is_said(open_source, host, error, said):
+    """The broker may come, and a supervisor may try again; a name will not."""
+    source = open_source(f"{host}:{free_port()}", "any", connect_s_max=1.0)
 
-    with pytest.raises(ConfigError, match=rf"127.0.0.1:{port} \(TCP closed: Connection refused\).*the broker is down"):
+    with pytest.raises(error, match=rf"No Kafka broker answered within 1 s. Tried {host}:\d+ {said}"):
         source.start(None)
 
 

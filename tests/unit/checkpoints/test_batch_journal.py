@@ -124,6 +124,27 @@ def test_a_batch_cut_again_is_not_written_again(tmp_path):
     assert cuts == read(tmp_path / "j")[1]
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 9])
+def test_rows_that_cannot_be_cut_again_make_room_for_others(tmp_path, step):
+    """The log lost their records and the operator goes on: the journal must name the batches that were learned."""
+    appended, cuts = story(8)
+    write(tmp_path, appended, rows_max=3)
+    journal = BatchJournal(tmp_path, rows_max=3)
+    journal.resume(0)
+    journal.begin_anew(step - 1)
+    others, other_cuts = story(3, seed=8, first_step=step)
+    for row in others:
+        journal.append(*row)
+    journal.close()
+
+    found = read(tmp_path)[1]
+    assert (cuts[: step - 1], [cut.step for cut in other_cuts]) == (
+        found[: step - 1],
+        [cut.step for cut in found[step - 1 :]],
+    )
+    assert [cut.n_records for cut in other_cuts] == [cut.n_records for cut in found[step - 1 :]]
+
+
 def test_the_bytes_of_format_1_stay_what_they_are(tmp_path):
     """A journal outlives the version that wrote it. Made by story(30, seed=5, first_step=41)."""
     appended, cuts = story(30, seed=5, first_step=41)

@@ -25,7 +25,8 @@ def snapshot(step: int) -> Snapshot:
     )
     counts = Counts(batches=step, consumed=10 * step, learned=9 * step, dead_lettered=step)
     parts = {"models/mlp": state, "scores": State()}
-    return Snapshot(positions={TopicPartition("t-1", 0): step, TopicPartition("u", 3): 7}, counts=counts, parts=parts)
+    positions = {TopicPartition("t-1", 0): step, TopicPartition("u", 3): 7}
+    return Snapshot(positions=positions, counts=counts, parts=parts, topic_ids={"t-1": "0a1b"})
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def test_what_is_saved_comes_back_exactly(directory):
     loaded = directory.load_newest()
 
     assert (saved.positions, saved.counts) == (loaded.positions, loaded.counts)
+    assert {"t-1": "0a1b"} == loaded.topic_ids
     ours, theirs = saved.parts["models/mlp"], loaded.parts["models/mlp"]
     assert isinstance(theirs.arrays["weight"], np.ndarray)
     assert np.array_equal(ours.arrays["weight"], theirs.arrays["weight"])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_trainer.engine import recut as recut_module
 from stream_trainer.engine.batcher import Batcher, BatchPolicy, Growth
 from stream_trainer.engine.recut import Recut
 from stream_trainer.errors import DataLost
@@ -21,9 +22,9 @@ def cut(step, *runs, n_records=None, closed_by=ClosedBy.AGE) -> Cut:
     return Cut(step=step, runs=tuple(runs), n_records=n_records, closed_by=closed_by)
 
 
-def recut(*cuts, policy=None, ends=None, positions=START) -> Recut:
+def recut(*cuts, policy=None, ends=None, positions=START, **options) -> Recut:
     batcher = Batcher(policy or BatchPolicy(records_max=2, age_s_max=None), records_seen=0)
-    return Recut(cuts, batcher, positions=positions, ends=ends or {})
+    return Recut(cuts, batcher, positions=positions, ends=ends or {}, **options)
 
 
 def piece(partition, first, end) -> RecordChunk:
@@ -114,6 +115,67 @@ def test_the_end_of_the_source_drains_journal_and_rest():
     assert (ClosedBy.AGE, ClosedBy.DRAIN) == (batches[0].closed_by, batches[1].closed_by)
 
 
+class Losses(list):
+    """Of an operator who goes on: which cut was given up, and why."""
+
+    def __call__(self, cut, error):
+        self.append((cut.step, str(error)))
+
+
+def test_an_operator_who_goes_on_gets_what_is_left_cut_anew():
+    """The cuts before stay exact; nothing that still is in the log is dropped with those that are not."""
+    losses = Losses()
+    recutter = recut(cut(1, Run(A, 0, 3)), cut(2, Run(A, 3, 9)), cut(3, Run(B, 0, 2)), ends={A: 5}, on_lost=losses)
+    for chunk in (piece(A, 0, 5), piece(B, 0, 2)):
+        recutter.add(chunk, now_s=0.0)
+    batches = [values(batch) for batch in iter(lambda: recutter.take(now_s=0.0, drain=True), None)]
+
+    assert [2] == [step for step, _ in losses]
+    assert "t-0: the journal names offsets up to 9 (step 2), its log ends at 5" in losses[0][1]
+    assert [[b"t-0@0", b"t-0@1", b"t-0@2"], [b"t-0@3", b"t-0@4"], [b"t-1@0", b"t-1@1"]] == batches
+
+
+def test_the_end_of_the_source_gives_up_what_can_never_come():
+    """Where nobody knew the end before: standard input, for example."""
+    losses = Losses()
+    recutter = recut(cut(1, Run(A, 0, 4)), on_lost=losses)
+    recutter.add(piece(A, 0, 1), now_s=0.0)
+
+    assert recutter.take(now_s=0.0) is None
+    assert [b"t-0@0"] == values(recutter.take(now_s=0.0, drain=True))
+    assert [1] == [step for step, _ in losses]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_offsets_of_another_log_are_not_cut_as_the_journal_says(when):
+    """All that is new would land in one batch: the journal's run ends where the old log had its end."""
+    losses = Losses()
+    cuts = cut(1, Run(A, 5, 7)), cut(2, Run(A, 7, 9))
+    positions = {A: 0 if when == "before" else 5}
+    recutter = recut(*cuts, positions=positions, replaced=[A] if when == "before" else [], on_lost=losses)
+    recutter.add(piece(A, 0, 4), now_s=0.0)
+
+    assert [2, 2] == [len(recutter.take(now_s=0.0)) for _ in range(2)]
+    assert [(1, True)] == [(step, "of a log that is no more" in why) for step, why in losses]
+
+
+def test_while_too_much_waits_only_what_the_next_cut_misses_is_read(monkeypatch):
+    """One partition came in full, another not at all: its backlog must not fill the memory."""
+    monkeypatch.setattr(recut_module, "WAITING_BYTES_MAX", 500)
+    recutter = recut(cut(1, Run(A, 0, 1), Run(B, 0, 1)), cut(2, Run(C, 0, 1)))
+    asked = [recutter.enough()]
+    recutter.add(piece(A, 0, 4), now_s=0.0)
+    asked.append(recutter.enough())
+    recutter.add(piece(B, 0, 1), now_s=0.0)
+    recutter.take(now_s=0.0)
+    asked.append(recutter.enough())
+    recutter.add(piece(C, 0, 1), now_s=0.0)
+    recutter.take(now_s=0.0)
+    asked.append(recutter.enough())
+
+    assert [frozenset(), {A, C}, {A, B}, frozenset()] == asked
+
+
 @st.composite
 def stories(draw):
     """A journal over three partitions, the log behind it, and an order in which its pieces arrive."""
@@ -148,6 +210,7 @@ def test_any_arrival_gives_the_batches_of_the_journal_then_all_the_rest(story, t
             batches.append(batch)
     while batch := recutter.take(now_s=0.0, drain=True):
         batches.append(batch)
+    assert 0 == recutter.bytes_waiting
 
     journalled, others = batches[: len(cuts)], batches[len(cuts) :]
     expected = [

@@ -1,5 +1,6 @@
 """A service that dies without a word: the next one learns the same batches, and the state is the same in every bit."""
 
+import re
 import threading
 from itertools import cycle
 
@@ -9,7 +10,7 @@ from test_service_loop import Remembering, records, service
 from stream_trainer.checkpoints import BatchJournal
 from stream_trainer.engine.batcher import BatchPolicy
 from stream_trainer.errors import DataLost
-from stream_trainer.testing.fakes import ListSource, ManualClock
+from stream_trainer.testing.fakes import ListSource, ManualClock, chunk_of
 from stream_trainer.types import State
 
 POLICY = BatchPolicy(records_max=1_000, age_s_max=1.0)
@@ -142,3 +143,46 @@ def test_a_log_that_lost_its_end_is_not_learned_in_silence(tmp_path):
     built, _, _ = service(shorter, tmp_path, policy=POLICY, model=Batches())
     with pytest.raises(DataLost, match="move the directory journal, beside the checkpoints, away"):
         built.run()
+
+
+def test_with_the_operator_s_word_it_goes_on_with_what_is_left(tmp_path):
+    """`lost_data: earliest`: the batches that can be cut again are; the journal forgets those that cannot."""
+    died, _ = crash(tmp_path, in_batch=12, every_s=1e9)
+    shorter = ListSource(records(150)[:20], records(170, seed=9))
+    shorter.go_on = True
+    built, model, _ = service(shorter, tmp_path, policy=POLICY, model=Batches())
+    built.run()
+
+    assert 1 == len(shorter.accepted)
+    step = int(re.search(r"\(step (\d+)\)", str(shorter.accepted[0]))[1])
+    assert died.batches[: step - 1] == model.batches[: step - 1]
+    assert 190 == built.counts.consumed
+    _, cuts = BatchJournal(tmp_path / "journal").cuts()
+    assert 190 == sum(cut.n_records for cut in cuts)
+
+
+def test_a_restart_holds_one_partition_back_while_another_is_missed(tmp_path, monkeypatch):
+    """Memory: a source that brings all of one partition first is told to pause it, and all batches are the same."""
+    monkeypatch.setattr("stream_trainer.engine.recut.WAITING_BYTES_MAX", 1_000)
+    died, _ = crash(tmp_path, in_batch=15, every_s=1e9)
+    waiting = []
+
+    class Greedy(ListSource):
+        """Reads a partition to its end before the next, unless it is paused."""
+
+        def poll(self, wait_s, records_max):
+            waiting.append(getattr(built.batcher, "bytes_waiting", 0))
+            for partition, end in self.end_offsets().items():
+                first = self.positions[partition]
+                if first < end and partition not in self.paused:
+                    self.positions[partition] = min(end, first + 3)
+                    values = self._values[partition][first : first + 3]
+                    return [chunk_of(values, first_offset=first, partition=partition)]
+            return []
+
+    built, model, _ = service(Greedy(records(150), records(170, seed=9)), tmp_path, policy=POLICY, model=Batches())
+    built.run()
+
+    assert died.batches[:14] == model.batches[:14]
+    assert 320 == built.counts.consumed
+    assert max(waiting) < 1_000 + 6_000, "the bound and what one batch needs; 150 records cost 30,000 and more"

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import uuid
 from types import SimpleNamespace
 
 import kafka
@@ -35,6 +36,7 @@ class Cluster:
     def __init__(self, clock, ends):
         self.clock, self.ends, self.begins = clock, dict(ends), dict.fromkeys(ends, 0)
         self.script, self.consumers, self.reachable = [], [], True
+        self.ids = {}  # topic -> uuid
 
     def connect(self, **settings):
         if not self.reachable:
@@ -46,8 +48,9 @@ class Cluster:
 class Consumer:
     def __init__(self, cluster, settings):
         self.cluster, self.settings, self.closed = cluster, settings, False
-        self.positions = {}
+        self.positions, self.paused = {}, set()
         self._fetcher = SimpleNamespace()
+        self._cluster = SimpleNamespace(topic_id=cluster.ids.get, partitions_for_topic=self.partitions_for_topic)
 
     def partitions_for_topic(self, topic):
         return {partition for name, partition in self.cluster.ends if name == topic}
@@ -65,6 +68,12 @@ class Consumer:
 
     def assign(self, partitions):
         self.positions = dict.fromkeys(partitions)
+
+    def pause(self, *partitions):
+        self.paused |= set(partitions)
+
+    def resume(self, *partitions):
+        self.paused -= set(partitions)
 
     def seek(self, partition, offset):
         self.positions[partition] = offset
@@ -288,6 +297,63 @@ def test_partitions_are_discovered_while_running_and_announced_empty(cluster):
     assert [(A, [0], 1), (("orders", 2), [], 3)] == rows(source.poll(20.0, 10))
 
 
+def test_who_is_paused_stays_so_behind_a_new_client_and_is_not_silent(cluster):
+    """Enough of it waits here: that nothing comes is what we asked for."""
+    source = started(cluster, stall_s_max=5.0, rebuilds_max=0)
+    source.pause({A, TopicPartition("another", 0)})
+    cluster.script = [{B: 1}, ValueError("client bug"), {B: 1}] + [{B: 1}] * 8
+    for _ in range(11):
+        source.poll(1.0, 10)
+
+    assert [{A}, {A}] == [consumer.paused for consumer in cluster.consumers]
+    source.pause(())
+    assert set() == cluster.consumers[-1].paused
+
+
+def test_an_id_that_nobody_knows_says_nothing(cluster):
+    """Old brokers have none, the embedded one neither; and a checkpoint may be older than ids."""
+    source = started(cluster, {A: 4, B: 0})
+    assert {} == source.topic_ids
+    cluster.ids["orders"] = uuid.UUID(int=0)
+    assert {} == started(cluster, {A: 4, B: 0}).topic_ids
+    cluster.ids["orders"] = uuid.UUID(int=7)
+    source.poll(0.1, 10)
+
+    assert {A: 4, B: 0} == source.start({A: 4, B: 0}, {"another": "5"})
+    assert {"another": "5", "orders": f"{7:032x}"} == source.topic_ids
+
+
+def test_a_recreated_topic_with_fewer_partitions_is_followed_with_those_there_are(cluster):
+    """And the records of other topics that came with the news are kept."""
+    other = TopicPartition("extra", 0)
+    cluster.ends[other], cluster.begins[other] = 9, 0
+    cluster.ids |= {"orders": uuid.UUID(int=1), "extra": uuid.UUID(int=2)}
+    options = KafkaOptions(bootstrap_servers="localhost:9092", topics=("orders", "extra"), lost_data="earliest")
+    source = KafkaSource(options, cluster.clock, make_consumer=cluster.connect)
+    source.start({A: 4, B: 4, other: 0})
+    cluster.ids["orders"] = uuid.UUID(int=3)
+    del cluster.ends[B]
+    cluster.script = [{A: 2, other: 1}]
+
+    assert [(other, [0], 1), (A, [], 0)] == rows(source.poll(0.1, 10))
+    assert {A: 0, other: 1} == {TopicPartition(*tp): at for tp, at in cluster.consumers[0].positions.items()}
+    assert 2 == source.lost_resets
+
+
+def test_a_recreated_topic_is_not_read_while_nobody_says_how_long_it_is(cluster):
+    """Else its records would be handed out from an offset of the old log."""
+    cluster.ids["orders"] = uuid.UUID(int=1)
+    source = started(cluster, {A: 4, B: 0}, lost_data="earliest")
+    cluster.ids["orders"] = uuid.UUID(int=3)
+    cluster.script, cluster.reachable = [{A: 2}, {A: 2}], False
+    assert [] == rows(source.poll(0.1, 10))
+    cluster.reachable = True
+
+    assert [(A, [], 0), (B, [], 0)] == rows(source.poll(0.1, 10))
+    cluster.script = [{A: 1}]
+    assert [(A, [0], 1)] == rows(source.poll(0.1, 10))
+
+
 def test_the_display_can_fail_without_anybody_noticing_but_the_log(cluster, caplog):
     """It is a courtesy to lag tools."""
     source = started(cluster, group_id="trainers")
@@ -360,7 +426,7 @@ def test_a_failed_connection_leaves_no_thread_behind(cluster):
         KafkaOptions(bootstrap_servers="localhost:1", topics=("orders",), connect_s_max=0.1), cluster.clock
     )
 
-    with pytest.raises(ConfigError, match=r"Tried localhost:1 \(TCP closed: .*the broker is down"):
+    with pytest.raises(Stalled, match=r"Tried localhost:1 \(TCP closed: .*the broker is down"):
         source.start(None)
     assert set() == set(threading.enumerate()) - threads
 

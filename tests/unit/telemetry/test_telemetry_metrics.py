@@ -275,10 +275,13 @@ def test_a_checkpoint_that_does_not_verify_is_counted(metrics):
 
 def test_the_source_counts_for_itself(metrics):
     """Totals are handed over, so that nothing is lost between two calls."""
-    metrics.observe_source(rebuilds=1, retriable_errors=4)
-    metrics.observe_source(rebuilds=2, retriable_errors=4)
+    metrics.observe_source(rebuilds=1, retriable_errors=4, lost_data=0, corrupt_fetches=0, silent_s=7.0)
+    metrics.observe_source(rebuilds=2, retriable_errors=4, lost_data=1, corrupt_fetches=3, silent_s=0.5)
 
     assert value(metrics, "source_rebuilds_total") == 2
+    assert value(metrics, "source_lost_data_total") == 1
+    assert value(metrics, "source_corrupt_fetches_total") == 3
+    assert value(metrics, "source_silent_seconds") == 0.5
     assert value(metrics, "source_errors_total") == 4
 
 
