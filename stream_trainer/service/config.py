@@ -243,10 +243,10 @@ class RunConfig(Strict):
             raise ValueError(
                 "source.kafka.group needs checkpoint.directory: what its members share decides who learns which record"
             )
-        if kafka.group.mode == "sharded" and is_object_store(self.checkpoint.directory):
+        if is_object_store(self.checkpoint.directory):
             raise ValueError(
-                "source.kafka.group with mode sharded needs a checkpoint.directory on a file system that all members "
-                "share: a member is fenced by a rename, which an object store does not have"
+                "source.kafka.group needs a checkpoint.directory on a file system that all its members share: it works "
+                "by renames and locks, which an object store does not have"
             )
         if kafka.bootstrap_servers == "embedded":
             raise ValueError("source.kafka.group needs a broker of its own: the embedded one serves this process alone")

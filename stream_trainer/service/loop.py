@@ -128,7 +128,7 @@ class Service:
 
     def _start(self) -> None:
         if self.checkpoints:
-            self.checkpoints.open()
+            self._open_checkpoints()
             snapshot = self.checkpoints.load_newest()
             self.resume(snapshot, *self.checkpoints.journal.resume(snapshot.counts.batches if snapshot else 0))
         started = self.source.start(self.positions or None, self._topic_ids)
@@ -155,6 +155,10 @@ class Service:
         self.source.accept_loss(error)
         if self.checkpoints:
             self.checkpoints.journal.begin_anew(cut.step - 1)
+
+    def _open_checkpoints(self) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.open()
 
     def _turn(self) -> None:
         now_s = self.clock.monotonic_s()

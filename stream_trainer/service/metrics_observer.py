@@ -7,6 +7,7 @@ from stream_trainer.engine.lifecycle import LifecycleState
 from stream_trainer.service.loop import Service
 from stream_trainer.service.observers import Observer
 from stream_trainer.service.sharded import ShardedService
+from stream_trainer.service.standby import StandbyService
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.event_places import EventQueue
 from stream_trainer.streams.kafka import KafkaSource
@@ -76,6 +77,11 @@ class MetricsObserver(Observer):
                 partitions=len(self.service.owned),
                 rebalances=self.service.group_source.rebalances,
                 fences=self.service.claims.fences,
+            )
+        if isinstance(self.service, StandbyService):
+            partitions = len(self.service.positions) if self.service.role == "active" else 0
+            self.metrics.observe_group(
+                self.service.role, partitions=partitions, rebalances=0, fences=self.service.fences
             )
         self.metrics.observe_scores(trainer.prequential.scores(), trainer.prequential.baselines())
         self.metrics.observe_drift_scores(trainer.drift.scores())

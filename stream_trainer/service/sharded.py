@@ -36,7 +36,7 @@ class ShardedService(Service):
         source: reads what it is told to, and hears what the group wants.
         life: whose claims they are; opened by `run`.
         claims: made for `life`.
-        open_checkpoints: the checkpoints in the folder of this life.
+        checkpoints_in: the checkpoints in the folder of this life.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class ShardedService(Service):
         source: KafkaGroupSource,
         life: MemberLife,
         claims: PartitionClaims,
-        open_checkpoints: Callable[[Path], CheckpointDirectory],
+        checkpoints_in: Callable[[Path], CheckpointDirectory],
         **service: Any,
     ) -> None:
         super().__init__(source=source, checkpoints=None, **service)
         self.group_source, self.life, self.claims = source, life, claims
         self.owned: frozenset[TopicPartition] = frozenset()
-        self._open_checkpoints = open_checkpoints
+        self._checkpoints_in = checkpoints_in
         self._first: Positions = {}
 
     def readiness(self) -> Health:
@@ -71,7 +71,7 @@ class ShardedService(Service):
     # ------------------------------------------------------------ the life, where it differs
 
     def _start(self) -> None:
-        self.checkpoints = self._open_checkpoints(self.life.open())
+        self.checkpoints = self._checkpoints_in(self.life.open())
         self.checkpoints.open()
         snapshot = self.checkpoints.load_newest()
         self.resume(snapshot, {}, ())

@@ -34,6 +34,7 @@ from stream_trainer.service.memory import keep_freed_memory
 from stream_trainer.service.metrics_observer import MetricsObserver
 from stream_trainer.service.observers import Observer
 from stream_trainer.service.sharded import ShardedService
+from stream_trainer.service.standby import StandbyService
 from stream_trainer.service.until_end import UntilEnd
 from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
@@ -42,6 +43,7 @@ from stream_trainer.streams.files import LINE_BYTES_MAX, FileSource
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.streams.kafka_group import KafkaGroupSource
 from stream_trainer.streams.kafka_options import GroupOptions
+from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 from stream_trainer.telemetry.health import Health, Heartbeat, loops_alive
 from stream_trainer.telemetry.http import TelemetryServer
 from stream_trainer.telemetry.metrics import Metrics
@@ -103,7 +105,7 @@ def assemble(
             trainer=trainer,
             checkpoint_every_s=config.checkpoint.every_s if config.checkpoint else float("inf"),
             checkpoint_failures_max=config.checkpoint.failures_max if config.checkpoint else None,
-            dead_letters=dead_letters or _build_dead_letters(config),
+            dead_letters=dead_letters,
             bad_records=_build_bad_records(config.dead_letters),
             observers=[metrics_observer, *told, *observers],
         )
@@ -115,20 +117,33 @@ def assemble(
 
 
 def _build_service(config: RunConfig, source: Source, clock: Clock, **parts: Any) -> Service:
-    if not isinstance(source, KafkaGroupSource):
-        checkpoints = build_checkpoints(config, config.checkpoint.directory) if config.checkpoint else None
-        return Service(source=source, checkpoints=checkpoints, clock=clock, **parts)
-    group = _sharded_group(config)
-    assert group is not None
-    assert group.instance_id is not None
-    assert config.checkpoint is not None
+    """Alone, as a member of a sharded group, or as one of several of which one learns."""
+    checkpoints = build_checkpoints(config, config.checkpoint.directory) if config.checkpoint else None
+    dead_letters = parts.pop("dead_letters")
+    group = config.source.kafka.group if config.source.kafka else None
+    if checkpoints is None or config.checkpoint is None or group is None:
+        letters = dead_letters or _build_dead_letters(config)
+        return Service(source=source, checkpoints=checkpoints, clock=clock, dead_letters=letters, **parts)
     root = Path(config.checkpoint.directory)
-    life = MemberLife(Members(root), group.instance_id)
+    if group.mode == "standby":
+        return StandbyService(
+            source=source,
+            checkpoints=checkpoints,
+            directory=root,
+            session_timeout_s=group.session_timeout_s,
+            open_dead_letters=lambda: dead_letters or _build_dead_letters(config),
+            dead_letters=LoggedDeadLetters(),  # of a standby: there are none
+            clock=clock,
+            **parts,
+        )
+    assert isinstance(source, KafkaGroupSource)
+    life = MemberLife(Members(root), str(group.instance_id))
     return ShardedService(
         source=source,
+        dead_letters=dead_letters or _build_dead_letters(config),
         life=life,
         claims=PartitionClaims(root, life, clock, hand_over_s_max=group.hand_over_s_max),
-        open_checkpoints=lambda path: build_checkpoints(config, path),
+        checkpoints_in=lambda path: build_checkpoints(config, path),
         clock=clock,
         **parts,
     )
@@ -184,7 +199,10 @@ def _build_source(
             if until_end:
                 raise ConfigError("--until-end: a member of a sharded group has no end of its own; stop it by SIGTERM.")
             return KafkaGroupSource(config.source.kafka, clock), build_decoder("json", schema, **limits)
-        source: Source = KafkaSource(config.source.kafka, clock)
+        options = config.source.kafka
+        if options.group:  # standby: the group only shows our progress
+            options = replace(options, group=None, group_id=options.group.id)
+        source: Source = KafkaSource(options, clock)
         return UntilEnd(source) if until_end else source, build_decoder("json", schema, **limits)
     if replay is None:
         assert config.source.file is not None

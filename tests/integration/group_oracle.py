@@ -1,4 +1,4 @@
-"""Members of a sharded group as real processes that can be killed, stopped and continued; and what they know together.
+"""Members of a group as real processes that can be killed, stopped and continued; and what they know together.
 
 Each member counts every record it learns (counting_oracle.py). United over the newest checkpoints of all members a
 record lost is a count of zero, a record taught twice a count of two. The children come from a server that has imported
@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ import kafka
 import yaml
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from stream_trainer.checkpoints import CheckpointDirectory
 from stream_trainer.checkpoints.claims import PartitionClaims
 from stream_trainer.checkpoints.members import MemberLife, Members
 from stream_trainer.clock import SystemClock
@@ -51,14 +53,15 @@ def run_member(path: Path, overrides: list[str], log: Path) -> None:
 
 
 class Group:
-    """A configuration of a sharded group in `folder`, and its members."""
+    """A configuration of a group in `folder`, and its members."""
 
-    def __init__(self, folder: Path, bootstrap_servers: str, topic: str) -> None:
+    def __init__(self, folder: Path, bootstrap_servers: str, topic: str, *, mode: str = "sharded") -> None:
+        self.mode = mode
         self.folder, self.topic = folder, topic
         self.session_timeout_s = 1.5  # of members that are started from now on
         self.root = folder / "state"
         self.path = folder / "group.yaml"
-        group = {"id": f"g-{topic}", "mode": "sharded", "instance_id": "unnamed"}
+        group = {"id": f"g-{topic}", "mode": mode} | ({"instance_id": "unnamed"} if mode == "sharded" else {})
         group |= {"hand_over_s_max": 2.0}
         run = {
             "name": "group",
@@ -75,7 +78,9 @@ class Group:
         self.members: dict[str, multiprocessing.Process] = {}
 
     def start(self, name: str) -> None:
-        options = {"instance_id": name, "session_timeout_s": self.session_timeout_s}
+        self.log(name).touch()
+        options = {"session_timeout_s": self.session_timeout_s}
+        options |= {"instance_id": name} if self.mode == "sharded" else {}
         overrides = [f"source.kafka.group.{key}={value}" for key, value in options.items()]
         self.members[name] = self._context.Process(target=run_member, args=(self.path, overrides, self.log(name)))
         self.members[name].start()
@@ -122,8 +127,20 @@ class Group:
         members = Members(self.root)
         return {path.name: members.life(path.name) for path in members.root.glob("*")}
 
+    def active(self) -> tuple[int, str]:
+        """The highest epoch that a standby has taken, and which one; (0, "") if none has."""
+        taken = [
+            (int(epoch), path.stem)
+            for path in self.folder.glob("*.log")
+            for epoch in re.findall(r"active, epoch (\d+)", path.read_text())
+        ]
+        return max(taken, default=(0, ""))
+
     def saved(self) -> dict[int, int]:
         """Partition -> the offset up to which somebody has saved it."""
+        if self.mode == "standby":
+            snapshot = self._saved_in(self.root).load_newest()
+            return {tp.partition: at for tp, at in snapshot.positions.items()} if snapshot else {}
         members, claims = Members(self.root), self._claims()
         known = [members.saved_positions(path.name) for path in members.root.glob("*") if path.is_dir()]
         return {
@@ -134,16 +151,24 @@ class Group:
     def counts(self) -> Counter:
         """(partition, id) -> how often it was learned, over the newest checkpoints of all members."""
         seen: Counter = Counter()
-        members = Members(self.root)
         alone = load_config(self.path, ["checkpoint=null", "source.kafka.group=null"])
         with assemble(alone, dead_letters=LoggedDeadLetters()) as service:
             oracle = service.trainer.models["oracle"]
-            for path in members.root.glob("*"):
-                saved = build_checkpoints(load_config(self.path), members.path(path.name, members.life(path.name)))
-                if snapshot := saved.load_newest():
+            for path in self._homes():
+                if snapshot := self._saved_in(path).load_newest():
                     oracle.restore(snapshot.parts["models/oracle"])
                     seen += Counter(oracle.estimator.seen)
         return seen
+
+    def _homes(self) -> list[Path]:
+        """Where the checkpoints of each surviving model are."""
+        if self.mode == "standby":
+            return [self.root]
+        members = Members(self.root)
+        return [members.path(path.name, members.life(path.name)) for path in members.root.glob("*")]
+
+    def _saved_in(self, path: Path) -> CheckpointDirectory:
+        return build_checkpoints(load_config(self.path), path)
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.folder.glob("*.log")))
@@ -184,6 +209,8 @@ class Producer:
                 n += 1
 
     def stop(self) -> None:
+        if self._done.is_set():
+            return
         self._done.set()
         self._thread.join()
         self._client.flush()

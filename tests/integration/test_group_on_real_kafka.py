@@ -29,7 +29,9 @@ def group(quick_broker, tmp_path):
 @pytest.fixture
 def producer(quick_broker, group):
     """Sends to the topic of `group` until it is stopped."""
-    return Producer(quick_broker, group.topic, partitions=6, records_per_s=1_000, seed=3)
+    producer = Producer(quick_broker, group.topic, partitions=6, records_per_s=1_000, seed=3)
+    yield producer
+    producer.stop()
 
 
 def shared_by(group, *names):
@@ -100,4 +102,3 @@ def test_two_members_of_one_name_are_told_apart_at_once(group, producer):
     assert "another process is the member 'a'" in group.log("a").read_text()
     assert first.is_alive()
     first.kill()
-    producer.stop()

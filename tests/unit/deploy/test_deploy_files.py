@@ -257,6 +257,21 @@ def test_one_model_has_one_writer_in_the_cluster():
     assert spec["volumeClaimTemplates"][0]["spec"]["accessModes"] == ["ReadWriteOncePod"]
 
 
+def test_the_members_of_a_group_share_one_volume_and_run_like_a_single_trainer():
+    """A volume each would teach records twice; and what protects the pod of one trainer protects theirs."""
+    group = read_yaml("kubernetes/group", "statefulset.yaml")["spec"]
+    alone = read_yaml("kubernetes", "statefulset.yaml")["spec"]
+    volume = read_yaml("kubernetes/group", "volume.yaml")
+    pod = group["template"]["spec"]
+
+    assert "volumeClaimTemplates" not in group
+    assert ["ReadWriteMany"] == volume["spec"]["accessModes"]
+    assert {"claimName": volume["metadata"]["name"]} in [each.get("persistentVolumeClaim") for each in pod["volumes"]]
+    assert alone["template"]["spec"]["securityContext"] == pod["securityContext"]
+    ours, theirs = alone["template"]["spec"]["containers"][0], pod["containers"][0]
+    assert {**ours, "volumeMounts": None} == {**theirs, "volumeMounts": None}
+
+
 def test_the_cluster_files_name_each_other():
     """Selectors, config and service by the same name, or nothing finds anything."""
     labels = {"app.kubernetes.io/name": "stream-trainer", "app.kubernetes.io/instance": "flights"}
