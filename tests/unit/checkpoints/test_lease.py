@@ -29,7 +29,7 @@ def test_silence_is_counted_from_the_last_change(tmp_path):
     pulse.write_text("2")
 
     assert [0.0, 0.5, 1.0] == before
-    assert [0.0, 0.9] == silences(watch, clock, [2.0, 2.9])
+    assert [0.0, 0.5] == silences(watch, clock, [2.0, 2.5])
 
 
 def test_one_that_slept_itself_begins_to_wait_again(tmp_path):
@@ -37,7 +37,7 @@ def test_one_that_slept_itself_begins_to_wait_again(tmp_path):
     clock = Clock()
     watch = LeaseWatch(tmp_path, clock)
 
-    assert [0.0, 0.0, 0.9] == silences(watch, clock, [0.0, 60.0, 60.9])
+    assert [0.0, 0.0, 0.5] == silences(watch, clock, [0.0, 60.0, 60.5])
 
 
 def test_a_keeper_beats_under_its_epoch_and_removes_the_earlier_ones(tmp_path):

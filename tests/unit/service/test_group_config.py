@@ -17,7 +17,9 @@ def checked(group, *, servers="kafka:9092", directory="state", **kafka):
         "models": {"tree": {"river": {"estimator": "river.tree.HoeffdingTreeClassifier"}}},
         "telemetry": None,
     }
-    return check_config(run | ({"checkpoint": {"directory": directory, "trusted": True}} if directory else {}), "run.yaml")
+    return check_config(
+        run | ({"checkpoint": {"directory": directory, "trusted": True}} if directory else {}), "run.yaml"
+    )
 
 
 def test_a_group_says_who_is_dead_and_how_long_a_hand_over_may_take():
