@@ -17,7 +17,14 @@ from stream_trainer.drift.histograms import HistogramOptions
 from stream_trainer.drift.mean_signals import ConfidenceSignal, ErrorSignal
 from stream_trainer.drift.norm_signal import NormSignal, NormSignalOptions
 from stream_trainer.drift.restoring import identity, refuse_stranger
-from stream_trainer.drift.river_detectors import RiverAdwin, RiverDdm, RiverKswin, RiverPageHinkley
+from stream_trainer.drift.river_detectors import (
+    RiverAdwin,
+    RiverDdm,
+    RiverHddmA,
+    RiverHddmW,
+    RiverKswin,
+    RiverPageHinkley,
+)
 from stream_trainer.drift.signals import FeatureSignal, LabelSignal, PredictionSignal
 from stream_trainer.errors import ConfigError
 from stream_trainer.schema import Schema, Target, TargetKind
@@ -68,6 +75,8 @@ DETECTORS: dict[str, Any] = {
     "adwin": RiverAdwin,
     "cusum": BatchCusum,
     "ddm": RiverDdm,
+    "hddm_a": RiverHddmA,
+    "hddm_w": RiverHddmW,
     "kswin": RiverKswin,
     "none": NoDetector,
     "page_hinkley": RiverPageHinkley,

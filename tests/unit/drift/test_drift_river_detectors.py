@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from river import drift as river_drift
-from river.drift.binary import DDM
+from river.drift.binary import DDM, HDDMA, HDDMW
 
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift import DETECTORS, build_detector
@@ -16,6 +16,8 @@ RIVER = {
     "kswin": lambda: river_drift.KSWIN(seed=0),
     "page_hinkley": river_drift.PageHinkley,
     "ddm": DDM,
+    "hddm_a": HDDMA,
+    "hddm_w": HDDMW,
 }
 
 
@@ -84,10 +86,18 @@ def test_a_restore_right_at_a_detection_starts_river_from_nothing_like_river_doe
     assert going_on.update(values_N[first + 1 :]) == restored.update(values_N[first + 1 :])
 
 
-@pytest.mark.parametrize("name", ["adwin", "kswin", "page_hinkley"])
-def test_direction_says_whether_errors_rose_or_fell(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adwin", {}),
+        ("kswin", {}),
+        ("page_hinkley", {"threshold": 20.0}),
+        ("hddm_a", {"two_sided_test": True}),
+        ("hddm_w", {"two_sided_test": True}),
+    ],
+)
+def test_direction_says_whether_errors_rose_or_fell(name, options):
     """An alarm on recovery must not be taken for trouble."""
-    options = {} if name != "page_hinkley" else {"threshold": 20.0}
     values_N = errors((300, 0.1), (300, 0.9), (300, 0.05))
     (rise, up), *_more, (fall, down) = run(build_detector(name, **options), values_N, [])
 
@@ -97,13 +107,14 @@ def test_direction_says_whether_errors_rose_or_fell(name):
     assert 300 <= rise < 600 <= fall
 
 
-def test_ddm_sees_only_worse_and_takes_any_error_as_at_most_one():
-    """Its variance is p(1 - p): a squared error of 9 would ask for the root of a negative number."""
-    detector = build_detector("ddm")
+@pytest.mark.parametrize("name", ["ddm", "hddm_a", "hddm_w"])
+def test_binary_detectors_see_only_worse_and_take_any_error_as_at_most_one(name):
+    """Their bounds are for shares: a squared error of 9 would ask DDM for the root of a negative number."""
+    detector = build_detector(name)
     (_, found), *_ = run(detector, 9 * errors((500, 0.1), (500, 0.7)), [])
 
     assert Direction.UP is found.direction
-    assert found.before < 0.2 < 0.5 < found.after
+    assert found.before < 0.2 < 0.4 < found.after <= 1.0
     assert found.statistic > found.threshold
 
 
