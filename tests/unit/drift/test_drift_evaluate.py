@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 
 from stream_trainer.contracts import DriftDetector
-from stream_trainer.drift import NoDetector
+from stream_trainer.drift import DETECTORS, NoDetector, build_detector
 from stream_trainer.drift.adwin import WeightedAdwin
 from stream_trainer.drift.evaluate import (
     EveryK,
     Oracle,
     Stream,
+    WorseOnly,
     autocorrelated_errors,
     errors_with_changes,
     judge,
     losses_with_changes,
+    pooled,
     seasonal_errors,
     told_at,
 )
+from stream_trainer.types import Direction
 
 FLAT = Stream(name="flat", values_N=np.zeros(1000, dtype=np.float32), changes=(400, 700))
 
@@ -72,7 +75,7 @@ def test_a_detection_counts_when_its_batch_has_arrived():
     assert [419] == told_at(Oracle((400,)), Stream(name="", values_N=np.zeros(420)), 64)
 
 
-@pytest.mark.parametrize("detector", [EveryK(7), Oracle((5, 90)), NoDetector()])
+@pytest.mark.parametrize("detector", [EveryK(7), Oracle((5, 90)), NoDetector(), WorseOnly(EveryK(7))])
 def test_baselines_keep_the_contract(detector):
     """They stand in the same tables, so they are fed and saved in the same way."""
     values_N, state = np.zeros(100), detector.capture()
@@ -115,3 +118,44 @@ def test_weighted_adwin_is_silent_on_the_controls_and_finds_the_changes():
     assert calm.n_false <= 1
     assert (0, 0) == (found.n_missed, found.n_false)
     assert found.delay_median <= found.delay_p95 < 1500
+
+
+def named(detector, stream, size):
+    """The records that a detector names, fed in batches of `size`."""
+    starts = range(0, len(stream.values_N), size)
+    return [start + found.index for start in starts for found in detector.update(stream.values_N[start : start + size])]
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_a_detector_names_the_same_records_however_the_stream_is_cut(name):
+    """So batches cost at most the wait for their end, and record by record can be judged from longer stretches."""
+    n = 200 if name == "kswin" else 7000
+    stream = errors_with_changes((n, 0.1), (n // 2, 0.5), (n // 2, 0.9), seed=3)
+    whole, in_ones, cut = (named(build_detector(name), stream, size) for size in (2 * n, 1, 77))
+    by_batch = told_at(build_detector(name), stream, 256)
+
+    assert whole == in_ones == cut == told_at(build_detector(name), stream, 1)
+    assert [min(record // 256 * 256 + 255, 2 * n - 1) for record in whole] == by_batch
+    assert name == "none" or whole
+
+
+def test_worse_only_hears_a_detector_when_values_rise():
+    """Two-sided detectors tell recovery, too; the tables show what is left of them without."""
+    values_N = errors_with_changes((5000, 0.4), (5000, 0.1), (5000, 0.4), seed=1).values_N
+    both, rising = build_detector("adwin"), WorseOnly(build_detector("adwin"))
+
+    assert {Direction.UP, Direction.DOWN} == {found.direction for found in both.update(values_N)}
+    found = rising.update(values_N[:12_000])
+    assert {Direction.UP} == {detection.direction for detection in found}
+    again = WorseOnly(build_detector("adwin"))
+    again.restore(rising.capture())
+    assert rising.update(values_N[12_000:]) == again.update(values_N[12_000:])
+
+
+def test_pooled_verdicts_count_as_if_they_had_been_one():
+    """A table has a line for each case and one for all of them."""
+    one = judge(lambda stream: EveryK(150), [FLAT], batch_records=50, horizon_records=100)
+    two = judge(lambda stream: EveryK(150), [FLAT, FLAT], batch_records=50, horizon_records=100)
+
+    assert two == pooled([one, one])
+    assert 4 == two.n_changes
