@@ -12,7 +12,7 @@ over blocks of 16 records on a grid counted from the first: no cut of the batche
 later look can take an exchange back.
 Loss: -log of the probability given to the true class, cut off at 3; of a number its absolute error, which the weights
 measure in means of the best arm (the nats of a Laplace distribution of that width).
-Not here: when a race begins, and what follows from its verdict (reaction.py).
+Not here: when a race begins, and what follows from its verdict (race_desk.py).
 Shape suffixes: N = records, A = arms (keep first), B = blocks.
 Sources: racing in place of resetting: Tahmasbi et al., "DriftSurf", ICML 2021. Weights: Vovk, "Aggregating
 Strategies", COLT 1990: if nothing is forgotten, the mixture costs at most log(A) nats more than the best arm, for good.
@@ -43,7 +43,9 @@ class RaceOptions:
     """How long, how sure, and how seldom."""
 
     records: int = 4096  # what no challenger gained by then none will; the price is to learn once per arm meanwhile
-    batches_min: int = 16  # a batch is predicted before any of it is learned: in one huge batch nobody could win
+    # Of all lengths the only one that is not in records, and only batches of more than 256 ever meet it: a batch is
+    # predicted before any of it is learned, so in one of 4,096 nobody could win, whatever the records say.
+    batches_min: int = 16
     rate_factor: float = 5.0  # for rate_up: measured best of the simple boosts at a low base rate
     margin_min: float = 0.02  # share of the loss: a smaller gain does not pay for what the live model still knows
     statistic_min: float = 3.5  # standard errors: by chance alone 1 in 200 at the first look, 1 in 3,000 at the last
@@ -171,10 +173,20 @@ class Race:
         """Of the second half of the blocks. A challenger without finite losses is never the best."""
         while self._next_look <= self._records:
             self._next_look *= 2
-        half_AB = self._sums_AB[:, self._sums_AB.shape[1] // 2 :]
-        loss_of = dict(zip(self.arms, half_AB))
+        loss_of = self._deciding_losses()
         verdicts = [self._judge(arm, loss_of[self.leader], loss_of[arm]) for arm in self.arms if arm is not self.leader]
         return max(verdicts, key=lambda verdict: (verdict.won, verdict.margin))
+
+    def margin(self, arm: RaceArm, against: RaceArm) -> float | None:
+        """The share of the loss of `against` that `arm` saved in the second half; None: no such arm, or not finite."""
+        loss_of = self._deciding_losses()
+        if not {arm, against} <= loss_of.keys():
+            return None
+        margin = self._judge(arm, loss_of[against], loss_of[arm]).margin
+        return margin if np.isfinite(margin) else None
+
+    def _deciding_losses(self) -> dict[RaceArm, np.ndarray]:
+        return dict(zip(self.arms, self._sums_AB[:, self._sums_AB.shape[1] // 2 :]))
 
     def exchange(self, winner: RaceArm) -> None:
         """The winner leads: the live model takes its state, and its model that of the old leader."""

@@ -28,9 +28,11 @@ import numpy as np
 import torch
 
 from stream_trainer.contracts import Model
+from stream_trainer.engine.boost import BoostOptions
 from stream_trainer.engine.drift_monitor import DriftMonitor, DriftOptions
 from stream_trainer.engine.race import RaceOptions
-from stream_trainer.engine.reaction import BoostOptions, Reaction, TwinOf
+from stream_trainer.engine.race_desk import TwinOf
+from stream_trainer.engine.reaction import Reaction
 from stream_trainer.engine.trainer import Trainer
 from stream_trainer.evaluation import Prequential
 from stream_trainer.models import RiverModel, RiverOptions, TorchModel, TorchOptions
@@ -101,6 +103,12 @@ class Forced:
             index=0, direction=Direction.UP, before=0, after=1, statistic=1, threshold=0, window_records=1
         )
         return (Alarm(signal="error", model="m", feature=None, record=self.record, detection=claim),)
+
+    def look_inside(self, batch, models):
+        return ()
+
+    def renew(self, model):
+        pass
 
 
 class BlindReset:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from reaction_helpers import SCHEMA, Scripted, ScriptedWithRate, alarm, batch
 
+from stream_trainer.engine.boost import BoostOptions
 from stream_trainer.engine.drift_monitor import DriftMonitor, DriftOptions
 from stream_trainer.engine.race import RaceOptions
-from stream_trainer.engine.reaction import BoostOptions, Reaction
+from stream_trainer.engine.reaction import Reaction
 from stream_trainer.engine.snapshot import capture, restore
 from stream_trainer.engine.trainer import Trainer
 from stream_trainer.errors import CheckpointError, ConfigError
@@ -179,6 +180,20 @@ def test_a_confirmed_drift_shortens_the_horizon_of_the_pull_for_its_records(fres
         reaction = resumed
 
     assert ([1.0] * 4 + [10.0] * 10 + [1.0] * 6 if fresh_quality == 0.9 else [1.0] * 20) == pulls
+
+
+@pytest.mark.parametrize("fresh_quality", [0.9, 0.3])
+def test_what_a_new_network_saves_at_the_end_of_a_race_is_kept(fresh_quality):
+    """Against the old model whoever won: above 0 a network that knows nothing learns better. It survives a restart."""
+    live = Scripted("live", 0.6)
+    reaction, _ = race_of(live, fresh_quality)
+    play(reaction, live, 64 * 16, alarms_at=[0])
+    assert {} == reaction.fresh_margins()
+    play(reaction, live, 64, start=64 * 16)
+    resumed, _ = race_of(Scripted("live", 0.6), fresh_quality)
+    resumed.restore(reaction.capture())
+
+    assert {"m": pytest.approx(1 - np.log(fresh_quality) / np.log(0.6))} == resumed.fresh_margins()
 
 
 def test_after_a_false_alarm_everything_is_as_before():
