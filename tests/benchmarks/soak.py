@@ -10,7 +10,9 @@ record costs for ever. Exit code 1 if it is more than 1 MB for a million records
 """
 
 import argparse
+import contextlib
 import csv
+import http.client
 import json
 import os
 import random
@@ -66,7 +68,9 @@ def _block(rng: random.Random, *, turned: bool) -> bytes:
 def configuration(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     models: dict[str, Any] = {"mlp": {"torch": {"net": "mlp", "hidden": [16]}}}
     if options.river:
-        models["tree"] = {"river": {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier"}}
+        # A model of constant size: a Hoeffding tree grows by design, and would hide what the service keeps.
+        pipeline = ["river.preprocessing.StandardScaler", "river.linear_model.LogisticRegression"]
+        models["logistic"] = {"river": {"pipeline": pipeline, "categories": "one_hot"}}
     return {
         "name": "soak",
         "source": {"file": {"path": "-"}},
@@ -76,7 +80,14 @@ def configuration(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         },
         "batch": {"records_max": options.batch_records, "age_s_max": 0.2},
         "models": models,
-        "drift": {"predictions": True, "labels": True, "reaction": "race"},
+        "drift": {
+            "predictions": True,
+            "labels": True,
+            "norms": "strain",
+            "confidence": "weighted_adwin",
+            "reaction": "race",
+        },
+        "events": {"file": str(folder / "events.jsonl")},
         "checkpoint": {"directory": str(folder / "state"), "every_s": 5, "keep": 3, "journal_bytes_max": 200_000},
         "dead_letters": {"file": str(folder / "dead.jsonl"), "bytes_max": 4_000_000, "files_max": 4},
         "telemetry": {"port": 0},
@@ -112,7 +123,7 @@ class Soak:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=30) as response:
                     yield self._sample(response.read().decode())
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 assert self._ends(), self.log.read_text()
             time.sleep(SCRAPE_EVERY_S)
 
@@ -150,11 +161,10 @@ def _sum(metrics: str, name: str) -> float:
 
 def _bytes_under(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # a checkpoint that was just dropped
-            continue
+    for place, _, names in os.walk(folder):  # which passes over a checkpoint that is dropped meanwhile
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total
 
 
