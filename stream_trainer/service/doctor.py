@@ -23,7 +23,7 @@ from stream_trainer.service.config import RunConfig
 from stream_trainer.service.runs import check_buildable
 from stream_trainer.service.wiring import open_file
 from stream_trainer.streams.kafka import KafkaSource
-from stream_trainer.streams.kafka_connect import check_codecs
+from stream_trainer.streams.kafka_codecs import check_codecs
 from stream_trainer.streams.kafka_options import KafkaOptions
 from stream_trainer.types import RecordChunk
 
@@ -76,7 +76,7 @@ def _models(config: RunConfig) -> str:
 
 def _codecs() -> str:
     check_codecs()
-    return "gzip, lz4, zstd and a fast CRC are installed"
+    return "gzip, snappy, lz4, zstd and a fast CRC are installed"
 
 
 def _folders(config: RunConfig) -> Iterator[tuple[str, Path]]:

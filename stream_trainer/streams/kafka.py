@@ -9,11 +9,10 @@ those that came since. Where each begins: `_where_to_begin`. What was handed out
 assignment; a replaced client is put back there.
 
 The decisions are in files of their own, without I/O: kafka_start.py where to begin and what to do about lost data,
-kafka_silence.py what is a stall; kafka_log.py is the client, in our words.
+kafka_topic_ids.py what is another log, kafka_silence.py what is a stall; kafka_log.py is the client, in our words.
 """
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,20 +22,20 @@ from kafka import errors as kafka_errors
 from stream_trainer.clock import Clock
 from stream_trainer.errors import ConfigError, DataLost, Stalled, StreamTrainerError
 from stream_trainer.streams.kafka_batch import CorruptBatch
-from stream_trainer.streams.kafka_connect import check_codecs, is_auth_error
+from stream_trainer.streams.kafka_codecs import check_codecs
+from stream_trainer.streams.kafka_connect import is_auth_error
 from stream_trainer.streams.kafka_display import ProgressDisplay
 from stream_trainer.streams.kafka_log import ASK_S_MAX, KafkaLog, empty_chunk
 from stream_trainer.streams.kafka_options import KafkaOptions, warn_if_readable
 from stream_trainer.streams.kafka_silence import SilenceWatch
 from stream_trainer.streams.kafka_start import LostData, first_positions
+from stream_trainer.streams.kafka_topic_ids import TopicIds
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["KafkaOptions", "KafkaSource"]
 
 log = logging.getLogger(__name__)
 
-TOPIC_S_MAX = 3.0  # a topic that was just created needs a moment to be known everywhere
-CORRUPT_FETCHES_MAX = 3  # the network may damage a batch once; three times it is damaged in the log
 CLOSE_S_MAX = 5.0
 
 
@@ -61,16 +60,10 @@ class KafkaSource:
         self._display: ProgressDisplay | None = None
         self._next: Positions = {}  # handed out up to here
         self._ends: Positions = {}  # as last asked
-        self._topic_ids: dict[str, str] = {}  # of the logs that `_next` speaks of
+        self._ids = TopicIds()  # of the logs that `_next` speaks of
         self._silence = SilenceWatch(options.stall_s_max, options.rebuilds_max)
         self._lost = LostData(options.lost_data)
-        self._corrupt_at: tuple[TopicPartition, int, int] | None = None  # partition, offset, times in a row
         self._discovered_s = 0.0
-
-    @property
-    def lost_resets(self) -> int:
-        """How often `lost_data` moved a position."""
-        return self._lost.resets
 
     # ------------------------------------------------------------ the contract
 
@@ -80,19 +73,24 @@ class KafkaSource:
         return False
 
     @property
+    def lost_resets(self) -> int:
+        """How often `lost_data` moved a position."""
+        return self._lost.resets
+
+    @property
     def topic_ids(self) -> Mapping[str, str]:
-        return dict(self._topic_ids)
+        return self._ids.kept
 
     def start(self, positions: Positions | None, topic_ids: Mapping[str, str] | None = None) -> Positions:
         check_codecs()
         warn_if_readable(self._options)
         self._log.open()
-        partitions = self._find_partitions()
+        partitions = self._log.find_all_partitions(self._clock)
         saved = {tp: at for tp, at in (positions or {}).items() if tp.topic in self._options.topics}
-        self._topic_ids = dict(topic_ids or {})
+        self._ids.keep(topic_ids or {})
         saved = self._lost.without_vanished(saved, partitions)
         self._assign(self._where_to_begin(partitions, saved))
-        self._topic_ids |= self._log.topic_ids()
+        self._ids.keep(self._log.topic_ids())
         self._discovered_s = self._clock.monotonic_s()
         if self._options.group_id is not None:
             self._display = ProgressDisplay(self._options, self._make_consumer)
@@ -104,14 +102,15 @@ class KafkaSource:
         before_s = self._clock.monotonic_s()
         try:
             chunks = self._log.poll(wait_s, records_max) or self._moved_without_records()
-            recreated = self._recreated()
+            recreated = self._ids.recreated(self._log.topic_ids())
             # What was fetched of these is of the new log, from an offset of the old one.
             chunks = [chunk for chunk in chunks if chunk.partition.topic not in recreated]
             self._next |= {chunk.partition: chunk.next_offset for chunk in chunks}
             chunks += self._follow(recreated)
         except Exception as error:
             return self._after(error)
-        self._corrupt_at = None if chunks else self._corrupt_at
+        if chunks:
+            self._lost.forget_damage()
         now_s = self._clock.monotonic_s()
         self.silent_s = 0.0 if chunks else self.silent_s + now_s - before_s
         self._watch_silence(chunks, now_s - before_s)
@@ -149,27 +148,13 @@ class KafkaSource:
 
     # ------------------------------------------------------------ where to start
 
-    def _find_partitions(self) -> list[TopicPartition]:
-        deadline_s = self._clock.monotonic_s() + TOPIC_S_MAX
-        while True:
-            found = {topic: self._log.find_partitions(topic) for topic in self._options.topics}
-            missing = [topic for topic, partitions in found.items() if not partitions]
-            if not missing:
-                return [tp for partitions in found.values() for tp in partitions]
-            if self._clock.monotonic_s() >= deadline_s:
-                raise ConfigError(
-                    f"source.kafka.topics: {', '.join(missing)} not found on {self._options.bootstrap_servers}, or "
-                    f"this user may not read it. It sees: {', '.join(self._log.topics()[:20])}."
-                )
-            time.sleep(0.1)
-
     def _where_to_begin(self, partitions: Iterable[TopicPartition], saved: Positions) -> Positions:
         """At `saved`, else where a first run begins; but a partition that was added since `saved` is new throughout."""
         partitions = list(partitions)
         begins, ends = self._log.begins(partitions), self._log.ends(partitions)
         self._ends |= ends
         known_topics = {tp.topic for tp in saved}
-        recreated = self._recreated()
+        recreated = self._ids.recreated(self._log.topic_ids())
         fresh = [tp for tp in partitions if tp.topic not in known_topics]
         start = dict(begins)
         if fresh:
@@ -213,15 +198,6 @@ class KafkaSource:
 
     # ------------------------------------------------------------ another log under the same name
 
-    def _recreated(self) -> dict[str, str]:
-        """Topics whose positions are those of another log, and what happened. An id that is not known is no other."""
-        now = self._log.topic_ids()
-        return {
-            topic: f"the topic was deleted and created again (its id was {was}, it is {now[topic]})"
-            for topic, was in self._topic_ids.items()
-            if now.get(topic, was) != was
-        }
-
     def _follow(self, recreated: Mapping[str, str]) -> list[RecordChunk]:
         """Go on in the new logs as the policy says; if nobody answers, nothing of them is read until somebody does."""
         moved: list[RecordChunk] = []
@@ -230,7 +206,7 @@ class KafkaSource:
             left = self._lost.without_vanished(ours, self._log.partitions())
             found = self._resolve_lost(left, what)
             if found:
-                self._topic_ids[topic] = self._log.topic_ids()[topic]
+                self._ids.keep({topic: self._log.topic_ids()[topic]})
                 self._assign({tp: at for tp, at in self._next.items() if tp in left or tp not in ours})
             moved += found
         return moved
@@ -281,15 +257,13 @@ class KafkaSource:
         if error.codec_missing:
             raise ConfigError(
                 f"{tp} at offset {error.offset}: compressed with a codec that cannot be read here ({error.detail}). "
-                "Install it (snappy: pip install python-snappy) or change compression.type of the topic."
+                "Change compression.type of the topic, or update stream-trainer."
             )
-        times = self._corrupt_at[2] + 1 if self._corrupt_at and self._corrupt_at[:2] == (tp, error.offset) else 1
-        self._corrupt_at = (tp, error.offset, times)
-        if times < CORRUPT_FETCHES_MAX:
+        go_on = self._lost.damaged(tp, error.offset, error.next_offset, error.detail)
+        if go_on is None:
             return ()
-        self._corrupt_at = None
-        self._next[tp] = self._lost.skip(tp, error.offset, error.next_offset, f"{error.detail}, {times} times")
-        return [empty_chunk(tp, self._next[tp])]
+        self._next[tp] = go_on
+        return [empty_chunk(tp, go_on)]
 
     # ------------------------------------------------------------ silence
 

@@ -19,14 +19,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import kafka
-from kafka import codec
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.streams.kafka_options import KafkaOptions, client_settings
 
-__all__ = ["check_codecs", "connect", "is_auth_error", "open_consumer"]
+__all__ = ["connect", "is_auth_error", "open_consumer"]
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +78,6 @@ def open_consumer(make_consumer: Callable[..., Any], settings: dict[str, Any]) -
         for client in clients:
             client.close()
         raise
-
-
-def check_codecs() -> None:
-    """Raises: ConfigError: a codec that every Kafka producer may use cannot be read."""
-    missing = [name for name, there in (("lz4", codec.has_lz4()), ("zstandard", codec.has_zstd())) if not there]
-    if missing:
-        raise ConfigError(f"Compressed records could not be read: install {' and '.join(missing)} (pip install ...).")
-    if not codec.has_snappy():
-        log.info("Records compressed with snappy cannot be read: python-snappy is not installed.")
 
 
 def is_auth_error(error: Exception) -> bool:

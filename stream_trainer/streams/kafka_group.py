@@ -27,7 +27,8 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from stream_trainer.clock import Clock
 from stream_trainer.errors import ConfigError, Fenced, StreamTrainerError
 from stream_trainer.streams.kafka import KafkaSource
-from stream_trainer.streams.kafka_connect import check_codecs, is_auth_error, open_consumer
+from stream_trainer.streams.kafka_codecs import check_codecs
+from stream_trainer.streams.kafka_connect import is_auth_error, open_consumer
 from stream_trainer.streams.kafka_log import KafkaLog
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions, client_settings, warn_if_readable
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
@@ -182,8 +183,8 @@ class KafkaGroupSource(KafkaSource):
         check_codecs()
         warn_if_readable(self._options)
         self._log.open()
-        self._find_partitions()
-        self._topic_ids = dict(topic_ids or {}) | self._log.topic_ids()  # a log replaced in our life is noticed
+        self._log.find_all_partitions(self._clock)
+        self._ids.keep(self._log.topic_ids())  # a log replaced in our life is noticed
         self._membership.start()
         return {}
 

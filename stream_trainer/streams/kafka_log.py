@@ -5,12 +5,14 @@ within `ASK_S_MAX` or raises; what `poll` raises is the client's own exception. 
 from where, and what an exception means (kafka.py).
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kafka
 from kafka import errors as kafka_errors
 
+from stream_trainer.clock import Clock
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.streams.kafka_connect import connect, is_auth_error
 from stream_trainer.streams.kafka_options import KafkaOptions
@@ -20,6 +22,7 @@ from stream_trainer.types import Positions, RecordChunk, TopicPartition
 __all__ = ["ASK_S_MAX", "KafkaLog", "empty_chunk"]
 
 ASK_S_MAX = 5.0  # for one question to the brokers; the loop waits meanwhile
+TOPIC_S_MAX = 3.0  # a topic that was just created needs a moment to be known everywhere
 DROP_S_MAX = 1.0  # for the last words of a client that is replaced
 
 
@@ -101,6 +104,21 @@ class KafkaLog:
     def find_partitions(self, topic: str) -> list[TopicPartition]:
         """Of one topic; asks if the client has not heard of it. None if it does not exist or may not be seen."""
         return [TopicPartition(topic, partition) for partition in sorted(self._consumer.partitions_for_topic(topic))]
+
+    def find_all_partitions(self, clock: Clock) -> list[TopicPartition]:
+        """Of all our topics. Raises: ConfigError: one of them is not there after `TOPIC_S_MAX`."""
+        deadline_s = clock.monotonic_s() + TOPIC_S_MAX
+        while True:
+            found = {topic: self.find_partitions(topic) for topic in self._options.topics}
+            missing = [topic for topic, partitions in found.items() if not partitions]
+            if not missing:
+                return [tp for partitions in found.values() for tp in partitions]
+            if clock.monotonic_s() >= deadline_s:
+                raise ConfigError(
+                    f"source.kafka.topics: {', '.join(missing)} not found on {self._options.bootstrap_servers}, or "
+                    f"this user may not read it. It sees: {', '.join(self.topics()[:20])}."
+                )
+            time.sleep(0.1)
 
     def partitions(self) -> list[TopicPartition]:
         """Of all our topics, as the client last heard. No round trip."""

@@ -21,7 +21,8 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
-from stream_trainer.streams.kafka_batch import BEFORE_SIZE, GZIP, LZ4, MAGIC_AT, ZSTD, Columns
+from stream_trainer.streams.kafka_batch import BEFORE_SIZE, MAGIC_AT, Columns
+from stream_trainer.streams.kafka_codecs import GZIP, LZ4, SNAPPY, ZSTD
 from stream_trainer.streams.kafka_records import PartitionColumns
 
 __all__ = ["columns_of", "install", "known_partitions", "partition_columns", "self_test", "topic_id"]
@@ -62,7 +63,7 @@ def self_test() -> str | None:
     True
     """
     try:
-        for codec in (0, GZIP, LZ4, ZSTD):
+        for codec in (0, GZIP, SNAPPY, LZ4, ZSTD):
             log_bytes = _sample_log(codec)
             for fetch_offset in (0, 5):
                 expected = list(columns_of(_take_all(Fetcher.PartitionRecords, log_bytes, fetch_offset)))

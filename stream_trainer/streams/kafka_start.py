@@ -15,6 +15,8 @@ __all__ = ["LostData", "first_positions"]
 
 log = logging.getLogger(__name__)
 
+DAMAGED_FETCHES_MAX = 3  # the network may damage a batch once; three times it is damaged in the log
+
 
 def first_positions(
     start: Start,
@@ -56,6 +58,7 @@ class LostData:
     def __init__(self, policy: Literal["fail", "earliest", "latest"]) -> None:
         self.resets = 0
         self._policy = policy
+        self._damaged: tuple[TopicPartition, int, int] | None = None  # partition, offset, times in a row
 
     def without_vanished(self, positions: Positions, partitions: Iterable[TopicPartition]) -> Positions:
         """The positions of those partitions that still exist. Raises: DataLost."""
@@ -116,13 +119,25 @@ class LostData:
         log.error("%s: at offset %d, the log holds %d to %d: %s. Going on at %d.", tp, offset, begin, end, what, go_on)
         return go_on
 
-    def skip(self, tp: TopicPartition, offset: int, next_offset: int | None, what: str) -> int:
-        """Past a batch that is damaged in the log. Raises: DataLost: the policy is to fail, or nobody knows its end."""
+    def damaged(self, tp: TopicPartition, offset: int, next_offset: int | None, what: str) -> int | None:
+        """Where to go on after a batch that cannot be read; None: fetch it again, the network may have damaged it.
+
+        Raises: DataLost: the log holds it so, and the policy is to fail or nobody knows where the batch ends.
+        """
+        times = self._damaged[2] + 1 if self._damaged and self._damaged[:2] == (tp, offset) else 1
+        self._damaged = (tp, offset, times)
+        if times < DAMAGED_FETCHES_MAX:
+            return None
+        self._damaged = None
         if self._policy == "fail" or next_offset is None:
             raise DataLost(
-                f"{tp}: the batch at offset {offset} cannot be read: {what}. It is damaged in the log. "
+                f"{tp}: the batch at offset {offset} cannot be read: {what}, {times} times. It is damaged in the log. "
                 "To skip it set source.kafka.lost_data to earliest or latest."
             )
         self.resets += 1
         log.error("%s: offsets %d to %d are damaged and skipped: %s.", tp, offset, next_offset - 1, what)
         return next_offset
+
+    def forget_damage(self) -> None:
+        """Records arrived: what could not be read before was the network's doing."""
+        self._damaged = None

@@ -17,7 +17,7 @@ from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from stream_trainer.streams.kafka_seam import partition_columns
 
 PARTITION = kafka.TopicPartition("bench", 0)
-CODECS = {"none": 0, "gzip": 1, "lz4": 3, "zstd": 4}
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 FETCHED_BYTES = 1_000_000
 ROUNDS = 9
 

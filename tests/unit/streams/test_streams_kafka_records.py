@@ -13,11 +13,12 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
-from stream_trainer.streams import kafka_batch, kafka_records, kafka_seam
-from stream_trainer.streams.kafka_batch import GZIP, LZ4, ZSTD, CorruptBatch
+from stream_trainer.streams import kafka_batch, kafka_codecs, kafka_records, kafka_seam
+from stream_trainer.streams.kafka_batch import CorruptBatch
+from stream_trainer.streams.kafka_codecs import GZIP, LZ4, SNAPPY, ZSTD
 from stream_trainer.streams.kafka_seam import columns_of, partition_columns
 
-CODECS = {"none": 0, "gzip": GZIP, "lz4": LZ4, "zstd": ZSTD}
+CODECS = {"none": 0, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 PARTITION = kafka.TopicPartition("orders", 3)
 ATTRIBUTES_AT = 21
 
@@ -218,10 +219,10 @@ def test_hostile_bytes_behind_a_valid_checksum_are_refused_or_read_never_more(se
     assert (5 if n_read else 0) == part.next_fetch_offset
 
 
-@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_a_batch_that_unpacks_to_more_than_the_bound_is_refused(codec, monkeypatch):
     """A megabyte of zeros compressed may unpack to gigabytes and take the process with it."""
-    monkeypatch.setattr(kafka_batch, "DECOMPRESSED_BYTES_MAX", 100_000)
+    monkeypatch.setattr(kafka_codecs, "UNPACKED_BYTES_MAX", 100_000)
     data = batch([(1, None, b"\x00" * 200_000, [])], codec=CODECS[codec])
 
     with pytest.raises(CorruptBatch, match="unpacks to more than 100000 bytes"):

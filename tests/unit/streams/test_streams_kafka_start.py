@@ -67,6 +67,18 @@ def test_partitions_that_vanished_are_dropped_only_if_the_policy_allows():
 
 
 def test_a_damaged_batch_of_unknown_length_is_never_skipped():
-    """Where its end is unknown, any place to go on is a guess."""
-    with pytest.raises(DataLost, match="the batch at offset 4 cannot be read: nonsense"):
-        LostData("earliest").skip(A, 4, None, "nonsense")
+    """Where its end is unknown, any place to go on is a guess; but first the network is given two more chances."""
+    lost = LostData("earliest")
+    assert [None, None] == [lost.damaged(A, 4, None, "nonsense") for _ in range(2)]
+
+    with pytest.raises(DataLost, match="the batch at offset 4 cannot be read: nonsense, 3 times"):
+        lost.damaged(A, 4, None, "nonsense")
+
+
+def test_only_the_same_batch_three_times_in_a_row_is_damaged_in_the_log():
+    """A bad network damages now one batch, now another."""
+    lost = LostData("earliest")
+    assert [None] * 4 == [lost.damaged(A, offset, 9, "its CRC") for offset in (4, 4, 9, 4)]
+    lost.forget_damage()
+    assert [None, None, 9] == [lost.damaged(A, 4, 9, "its CRC") for _ in range(3)]
+    assert 1 == lost.resets
