@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stream_trainer.errors import ConfigError, StreamTrainerError
+from stream_trainer.service.drift_bench_command import drift_bench
 
 __all__ = ["app", "main"]
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 checkpoints = typer.Typer(no_args_is_help=True, help="Look at checkpoints without loading them.")
 app.add_typer(checkpoints, name="checkpoints")
+app.command("drift-bench")(drift_bench)
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: count them, look at them, hand them back.")
 app.add_typer(dlq, name="dlq")
 

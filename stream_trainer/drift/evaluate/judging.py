@@ -9,7 +9,7 @@ Sources: delay and normalised detection time as in Cerqueira et al. 2026, arXiv:
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,25 +19,23 @@ from stream_trainer.drift.evaluate.streams import Stream
 
 __all__ = ["Verdict", "judge", "pooled", "told_at"]
 
-_FED_AT_ONCE = 1024  # to whoever is heard record by record
+_FED_AT_ONCE = 1024  # or one batch, if that is longer
 
 
 def told_at(detector: DriftDetector, stream: Stream, batch_records: int) -> list[int]:
     """Feed the stream in batches; the record at whose arrival each detection was told, the last of its batch.
 
-    Batches of one: a detector names the record that completed its evidence, the same for any cut, so it is fed in
-    longer stretches and believed, which is a hundred times faster.
+    A detector names the record that completed its evidence, the same for any cut (each of ours is tested for it), so it
+    is fed in stretches of many batches and the end of the batch is computed: up to a hundred times faster.
     """
-    told = []
-    if batch_records == 1:
-        for start in range(0, len(stream.values_N), _FED_AT_ONCE):
-            found = detector.update(stream.values_N[start : start + _FED_AT_ONCE])
-            told += [start + detection.index for detection in found]
-        return told
-    for start in range(0, len(stream.values_N), batch_records):
-        values_N = stream.values_N[start : start + batch_records]
-        told += [start + len(values_N) - 1] * len(detector.update(values_N))
-    return told
+    return list(_telling(detector, stream, batch_records))
+
+
+def _telling(detector: DriftDetector, stream: Stream, batch_records: int) -> Iterator[int]:
+    n, stretch = len(stream.values_N), batch_records * -(-_FED_AT_ONCE // batch_records)
+    for start in range(0, n, stretch):
+        for detection in detector.update(stream.values_N[start : start + stretch]):
+            yield min(n, start + (detection.index // batch_records + 1) * batch_records) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +110,13 @@ def judge(
     n_missed = n_false = stable_records = 0
     for stream in streams:
         n = len(stream.values_N)
-        told = told_at(build(stream), stream, batch_records)
         ends = [*stream.changes, n][1:]
         horizons = [(c, min(c + horizon_records, end)) for c, end in zip(stream.changes, ends, strict=True)]
+        told: list[int] = []
+        for record in _telling(build(stream), stream, batch_records):
+            told.append(record)
+            if horizons and horizons[-1][0] <= record and horizons[-1][1] == n:
+                break  # the last change is found, and what else is told in its horizon does not count
         for change, end in horizons:
             first = next((record for record in told if change <= record < end), None)
             if first is None:

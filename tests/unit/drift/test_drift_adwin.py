@@ -265,6 +265,16 @@ def test_sensitivity_in_words_is_a_test_a_block():
     assert AdwinOptions(delta=0.125).delta_per_test == 0.125
 
 
+def test_false_suspects_are_no_more_than_the_words_allow():
+    """One in 2,000 steady records was allowed: of 2 million, 1,000. The bound is loose, but it is a bound."""
+    words = {"false_suspect_hours": 2000 / 1000 / 3600, "records_per_s": 1000.0}
+    detector = WeightedAdwin(AdwinOptions(**words, direction="both", min_effect=0.0, refractory_records=0))
+    rng = np.random.default_rng(8)
+    told = sum(len(detector.update((rng.random(8192) < 0.2).astype(np.float32))) for _ in range(244))
+
+    assert 0 < told <= 1000
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
