@@ -1,7 +1,8 @@
 """From rows of Python values to the arrays of a batch, for every line format.
 
-A row holds, in this order: numbers, categories, arrays (nested lists), target. The format has already checked the
-types; here is what can be checked for a whole batch at once: does float32 hold the numbers, is the class a known one.
+A row holds, in this order: numbers, categories, arrays (nested lists, or bytes), target. The format has already
+checked the types; here is what can be checked for a whole batch at once: does float32 hold the numbers, is the class a
+known one.
 N = rows, F = number features, C = category features.
 """
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from stream_trainer.decoding.categories import CategoryBuckets
 from stream_trainer.decoding.faults import Fault, described, number_fault
-from stream_trainer.schema import Schema, Target, TargetKind
+from stream_trainer.schema import ArrayBytes, ArrayFeature, Schema, Target, TargetKind
 from stream_trainer.types import Batch, RejectReason
 
 __all__ = ["Columns"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+_DTYPES: dict[ArrayBytes, np.dtype[Any]] = {ArrayBytes.UINT8: np.dtype("u1"), ArrayBytes.FLOAT32: np.dtype("<f4")}
 
 
 class Columns:
@@ -49,10 +51,7 @@ class Columns:
             _reject_too_large(name, x_N, faults)
         blocks = {}
         for array, column in zip(self._arrays, columns[after_categories:]):
-            block = np.array(column, dtype=np.float64).reshape(n, *array.shape)
-            if _any_too_large(block):
-                _reject_too_large(array.name, block, faults)
-            blocks[array.name] = block
+            blocks[array.name] = self._block(array, column, faults)
         y_N = self._labels(columns[-1], faults)
         category_CN = [
             np.array([*map(buckets.__getitem__, column)], dtype=np.int64)
@@ -73,6 +72,19 @@ class Columns:
             timestamp_ms_N=np.array(timestamps_ms, dtype=np.int64)[good],
         )
         return batch, faults
+
+    def _block(self, array: ArrayFeature, column: Sequence[Any], faults: dict[int, Fault]) -> np.ndarray:
+        """(N, *shape) of numbers that float32 can hold, but for the rows in `faults`."""
+        shape = (len(column), *array.shape)
+        if array.bytes is not None:
+            block = np.frombuffer(b"".join(column), _DTYPES[array.bytes]).reshape(shape)
+            if array.bytes is ArrayBytes.FLOAT32 and not np.isfinite(block).all():
+                _reject_not_finite(array.name, block, faults)
+            return block
+        block = np.array(column, dtype=np.float64).reshape(shape)
+        if _any_too_large(block):
+            _reject_too_large(array.name, block, faults)
+        return block
 
     def _labels(self, column: Sequence[Any], faults: dict[int, Fault]) -> np.ndarray:
         if self._target.kind is TargetKind.NUMBER:
@@ -112,6 +124,16 @@ def _reject_too_large(name: str, values: np.ndarray, faults: dict[int, Fault]) -
     large = np.abs(by_row) > FLOAT32_MAX
     for row in np.flatnonzero(large.any(axis=1)).tolist():
         faults.setdefault(row, number_fault(name, float(by_row[row, large[row].argmax()])))
+
+
+def _reject_not_finite(name: str, block: np.ndarray, faults: dict[int, Fault]) -> None:
+    """Bytes can hold what JSON cannot write: NaN and infinities."""
+    bad = ~np.isfinite(block)
+    for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)).tolist():
+        index = np.unravel_index(bad[row].argmax(), bad.shape[1:])
+        field = name + "".join(f"[{i}]" for i in index)
+        detail = f"{field}: expected a finite number, came {'NaN' if np.isnan(block[row][index]) else 'Infinity'}"
+        faults.setdefault(row, Fault(RejectReason.NOT_FINITE, detail))
 
 
 def _unknown_class(target: Target, label: str | int) -> Fault:

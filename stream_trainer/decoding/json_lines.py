@@ -20,7 +20,7 @@ from stream_trainer.decoding.columns import FLOAT32_MAX
 from stream_trainer.decoding.faults import Fault, described, number_fault
 from stream_trainer.decoding.lines import RECORD_BYTES_MAX, LineDecoder
 from stream_trainer.errors import ConfigError
-from stream_trainer.schema import Schema, Target, TargetKind
+from stream_trainer.schema import ArrayFeature, Schema, Target, TargetKind
 from stream_trainer.types import RejectReason
 
 __all__ = ["JsonDecoder"]
@@ -37,8 +37,9 @@ class JsonDecoder(LineDecoder):
     """Decodes JSON objects: about a million records of eight fields a second on one core.
 
     number: a JSON number within float32, integer or not. category: a string or an integer. array: nested lists of
-    exactly the declared shape. Optional features may be absent or null. Target: a number; or a class as string or
-    integer, and for binary also true and false.
+    exactly the declared shape or, where the schema says so, a base64 string (RFC 4648, padded) of exactly its bytes.
+    Optional features may be absent or null. Target: a number; or a class as string or integer, and for binary also true
+    and false.
 
     Args:   schema: the declared fields; others are ignored.
             record_bytes_max: longer records are rejected unread.
@@ -112,7 +113,7 @@ def _fields(schema: Schema) -> list[_Field]:
     fields = [
         *(_Field(name=f.name, type=float, optional=f.optional, check=_check_number) for f in schema.numbers),
         *(_Field(name=f.name, type=str | int, optional=f.optional, check=_check_category) for f in schema.categories),
-        *(_Field(name=f.name, type=_array_type(f.shape), check=_array_check(f.shape)) for f in schema.arrays),
+        *(_Field(name=f.name, type=_array_type(f), check=_array_check(f)) for f in schema.arrays),
     ]
     return [*fields, _target_field(schema.target)]
 
@@ -145,9 +146,11 @@ def _struct(fields: list[_Field]) -> type[msgspec.Struct]:
         raise ConfigError(f"schema: a field name cannot be a JSON key: {error}. Rename the field.") from error
 
 
-def _array_type(shape: tuple[int, ...]) -> Any:
+def _array_type(array: ArrayFeature) -> Any:
+    if array.n_bytes is not None:
+        return Annotated[bytes, msgspec.Meta(min_length=array.n_bytes, max_length=array.n_bytes)]  # decodes the base64
     inner: Any = float
-    for size in reversed(shape):
+    for size in reversed(array.shape):
         inner = Annotated[list[inner], msgspec.Meta(min_length=size, max_length=size)]
     return inner
 
@@ -163,6 +166,9 @@ def _is_nested_too_deep(value: bytes) -> bool:
 
 # The closing quote is optional: a pattern that cannot fail takes linear time, whatever an attacker sends.
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"?', re.DOTALL)
+
+
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]|=(?=[^=])")  # padding stands at the end only
 
 
 # ---------------------------------------------------------------- the words for what the Struct refused
@@ -194,7 +200,30 @@ def _check_text_or_integer(field: str, value: Any, expected: str) -> Fault | Non
     return Fault(RejectReason.WRONG_TYPE, f"{field}: expected {expected}, came {described(value)}")
 
 
-def _array_check(shape: tuple[int, ...]) -> Check:
+def _array_check(array: ArrayFeature) -> Check:
+    return _nested_check(array.shape) if array.n_bytes is None else _base64_check(array.n_bytes)
+
+
+def _base64_check(n_bytes: int) -> Check:
+    """Whether `value` is the base64 of so many bytes; says which character is none of it."""
+    n_characters = 4 * -(-n_bytes // 3)
+
+    def check(field: str, value: Any) -> Fault | None:
+        expected = f"{field}: expected base64 of {n_bytes} bytes, {n_characters} characters"
+        if not isinstance(value, str) or len(value) != n_characters:
+            return Fault(RejectReason.WRONG_TYPE, f"{expected}, came {described(value)}")
+        stray = _NOT_BASE64.search(value)
+        if stray:
+            return Fault(RejectReason.WRONG_TYPE, f"{expected}, came {stray[0]!r} as character {stray.start()}")
+        n_padding = n_characters - len(value.rstrip("="))
+        if n_padding != -n_bytes % 3:
+            return Fault(RejectReason.WRONG_TYPE, f"{expected} with {-n_bytes % 3} '=' at the end, came {n_padding}")
+        return None
+
+    return check
+
+
+def _nested_check(shape: tuple[int, ...]) -> Check:
     """Whether `value` is nested lists of numbers of this shape; says at which index it is not."""
 
     def check(field: str, value: Any) -> Fault | None:
@@ -206,7 +235,7 @@ def _array_check(shape: tuple[int, ...]) -> Check:
         faults = (inner(f"{field}[{i}]", item) for i, item in enumerate(value))
         return next(filter(None, faults), None)
 
-    inner = _array_check(shape[1:]) if shape else _check_number
+    inner = _nested_check(shape[1:]) if shape else _check_number
     return check
 
 

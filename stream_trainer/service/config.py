@@ -19,7 +19,7 @@ from stream_trainer.engine.batcher import BatchPolicy, Growth
 from stream_trainer.engine.drift_monitor import DriftOptions
 from stream_trainer.errors import ConfigError
 from stream_trainer.models import RiverOptions, TorchOptions
-from stream_trainer.schema import ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
+from stream_trainer.schema import ArrayBytes, ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.service.config_text import read_config_text, redacted
 from stream_trainer.streams.dead_letters import FILE_BYTES_MAX, FILES_MAX
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions
@@ -49,12 +49,25 @@ class CategoryConfig(Strict):
     optional: bool = False
 
 
+class ArrayConfig(Strict):
+    shape: tuple[int, ...]
+    bytes: ArrayBytes | None = None
+
+
+def _array_of_shape(value: Any) -> Any:
+    return {"shape": value} if isinstance(value, list | tuple) else value
+
+
+ArrayOrShape = Annotated[ArrayConfig, BeforeValidator(_array_of_shape, json_schema_input_type=ArrayConfig | list[int])]
+
+
 class FeatureConfig(Strict):
-    """`number`, `{number: {optional: true}}`, `{category: 32}`, `{category: {buckets: 32}}` or `{array: [28, 28]}`."""
+    """`number`, `{number: {optional: true}}`, `{category: 32}`, `{category: {buckets: 32}}`, `{array: [28, 28]}` or
+    `{array: {shape: [28, 28], bytes: uint8}}`."""
 
     number: NumberConfig | None = None
     category: CategoryConfig | None = None
-    array: tuple[int, ...] | None = None
+    array: ArrayOrShape | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -87,7 +100,9 @@ class SchemaConfig(Strict):
                 for n, f in features
                 if f.category
             ),
-            arrays=tuple(ArrayFeature(name=n, shape=f.array) for n, f in features if f.array),
+            arrays=tuple(
+                ArrayFeature(name=n, shape=f.array.shape, bytes=f.array.bytes) for n, f in features if f.array
+            ),
             target=self._target(),
         )
 
@@ -262,6 +277,9 @@ class RunConfig(Strict):
         dumped = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         parts = {name: dumped.get(name, {}) for name in ("schema", "drift", "scores")}
         parts["schema"].pop("record_bytes_max", None)
+        for feature in parts["schema"].get("features", {}).values():
+            if "array" in feature:  # how its numbers are written is a matter of the log, too
+                feature["array"] = feature["array"]["shape"]
         if parts["drift"].get("reaction") in ("none", "alert"):  # a matter of the log, not of the state
             parts["drift"].pop("reaction")
         parts.update({f"models.{name}": model for name, model in dumped["models"].items()})

@@ -51,7 +51,7 @@ def test_the_short_forms_mean_what_they_say(write):
     assert ("events",) == config.source.kafka.topics
     assert [("amount", False), ("age", True)] == [(f.name, f.optional) for f in schema.numbers]
     assert [("country", 16)] == [(f.name, f.buckets) for f in schema.categories]
-    assert [("image", (2, 3))] == [(f.name, f.shape) for f in schema.arrays]
+    assert [("image", (2, 3), None)] == [(f.name, f.shape, f.bytes) for f in schema.arrays]
     assert (TargetKind.CLASSES, ("0", "1")) == (schema.target.kind, schema.target.classes)
 
 
@@ -75,6 +75,15 @@ def test_the_short_forms_mean_what_they_say(write):
         ("telemetry.port=99999", "telemetry.port: Input should be less than or equal to 65535; found 99999"),
         ("schema.target.fraud=yesno", "schema.target.fraud: expected binary, number or {classes: [a, b, ...]}; found "),
         ("schema.features.fraud=number", "schema.target: 'fraud' is also a feature: the models would be shown the "),
+        (
+            "schema.features.image.array={size: [2]}",
+            "schema.features.image.array.size: unknown key; known here: bytes, ",
+        ),
+        (
+            "schema.features.image.array={shape: [2], bytes: int8}",
+            "array.bytes: Input should be 'uint8' or 'float32'; ",
+        ),
+        ("schema.features.image.array=[]", "schema.features.image: array shape []; expected sizes of 1 or more."),
         ("schema.features.x={number: {}, category: 3}", "expected exactly one of number, category, array"),
         ("models.mlp.river={estimator: a.b}", "models.mlp: expected exactly one of torch, river"),
         ("source.file.path=a.csv", "source: expected exactly one of kafka, file"),
@@ -158,11 +167,12 @@ def test_what_makes_saved_state_meaningless_changes_the_identity(write):
 
     assert {"schema", "drift", "scores", "models.mlp"} == ours.keys()
     same = ["batch.records_max=9", "telemetry.port=0", "checkpoint.directory=x", "schema.record_bytes_max=99"]
-    same.append("drift.reaction=none")
+    same += ["drift.reaction=none", "schema.features.image.array={shape: [2, 3], bytes: uint8}"]
     assert ours == load_config(path, same).identity()
     for override, part in [
         ("models.mlp.torch.norm=rms", "models.mlp"),
         ("schema.features.amount={category: 2}", "schema"),
+        ("schema.features.image.array=[3, 2]", "schema"),
         ("scores.half_life_records=3", "scores"),
         ("drift.error=none", "drift"),
     ]:
