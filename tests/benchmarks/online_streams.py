@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CUTS", "DATASETS", "ORDERS", "Stream", "batches", "stream"]
+__all__ = ["CUTS", "DATASETS", "ORDERS", "Stream", "batches", "fashion_images", "stream"]
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HELD_OUT = 1_000  # records of each seed that are never learned
@@ -38,11 +38,22 @@ class Stream:
 
 def fashion() -> tuple[np.ndarray, np.ndarray]:
     """60,000 images of 14 x 14 (means of 2 x 2 pixels)."""
-    with gzip.open(DATA / "fashion-train-images-idx3-ubyte.gz") as file:
-        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 14, 2, 14, 2)
-    with gzip.open(DATA / "fashion-train-labels-idx1-ubyte.gz") as file:
+    pixels, labels = _fashion_bytes("train")
+    return (pixels.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) / 255 - 0.2860) / 0.3530, labels
+
+
+def fashion_images(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The whole images, 28 x 28, float32, and labels; part: train (60,000) or t10k (10,000)."""
+    pixels, labels = _fashion_bytes(part)
+    return (pixels / np.float32(255) - np.float32(0.2860)) / np.float32(0.3530), labels
+
+
+def _fashion_bytes(part: str) -> tuple[np.ndarray, np.ndarray]:
+    with gzip.open(DATA / f"fashion-{part}-images-idx3-ubyte.gz") as file:
+        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+    with gzip.open(DATA / f"fashion-{part}-labels-idx1-ubyte.gz") as file:
         labels = np.frombuffer(file.read(), np.uint8, offset=8)
-    return (pixels.mean(axis=(2, 4)) / 255 - 0.2860) / 0.3530, labels.astype(np.int64)
+    return pixels, labels.astype(np.int64)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +85,7 @@ def noaa() -> tuple[np.ndarray, np.ndarray]:
 
 DATASETS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
     "fashion": fashion,
+    "fashion28": lambda: fashion_images("train"),
     "digits": digits,
     "elec2": elec2,
     "covtype": covtype,

@@ -31,6 +31,7 @@ def run(tmp_path, monkeypatch):
     """run(name, lines, *overrides) -> the service after it has learned the lines."""
 
     def run(name: str, lines: bytes, *overrides: str) -> Service:
+        monkeypatch.chdir(tmp_path)  # dead letters go where the process is
         path = tmp_path / "records.jsonl"
         path.write_bytes(lines)
         monkeypatch.setenv(name.upper(), str(path))

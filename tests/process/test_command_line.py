@@ -245,7 +245,7 @@ def value_of(kind, i):
 
 @pytest.mark.parametrize("name", ["minimal", "flights", "elec2", "river"])
 def test_every_configuration_we_ship_runs(start, name, tmp_path, monkeypatch):
-    """On records of its own form: a configuration that nobody runs is out of date."""  # of arrays: in test_array_records
+    """On records of its own form: a configuration that nobody runs is out of date. Arrays: test_array_records."""
     monkeypatch.chdir(tmp_path)
     path = REPOSITORY / "configs" / f"{name}.yaml"
     schema = yaml.safe_load(path.read_text())["schema"]
