@@ -24,6 +24,7 @@ __all__ = [
     "Decoded",
     "Detection",
     "Direction",
+    "LayerPlasticity",
     "LearnReport",
     "ModelReport",
     "NormDrift",
@@ -242,6 +243,17 @@ class NormDrift(NamedTuple):
     def strain(self) -> float:
         """How many times further than usual, about 1 at rest: what is watched."""
         return self.shift**2 if self.usual is None else self.distance / self.usual
+
+
+class LayerPlasticity(NamedTuple):
+    """Signs that one layer stops learning; None: not a number of this kind of layer, or not measured yet."""
+
+    weight_ratio: float | None = None  # length of its weights over what it was at the start
+    update_ratio: float | None = None  # length of one step over that of the weights
+    stable_rank: float | None = None  # of the weights: 1 to the smaller of their two widths
+    dead: float | None = None  # share of units that answered no record of about a thousand
+    dormant: float | None = None  # share of units with at most 2.5 % of the mean activity, the dead among them
+    effective_rank: float | None = None  # of the activations: 1 to the number of units
 
 
 class RaceArm(Enum):

@@ -1,6 +1,6 @@
 """Writes dashboard.json from the metric names of the code: python deploy/grafana/make_dashboard.py
 
-Five rows, the five questions one asks of a trainer. A panel that names a metric which no longer exists fails here, not
+Six rows, the six questions one asks of a trainer. A panel that names a metric which no longer exists fails here, not
 in front of an operator. Edit this file, not the JSON; a test compares the two.
 """
 
@@ -188,6 +188,31 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "Told to the file or topic of events within the last hour; `lost`: it could not be reached for too long.",
             "short",
             (f"sum by (outcome) ({rise(names.EVENTS, '1h')})", "{{outcome}}"),
+        ),
+    ],
+    "Can it still learn?": [
+        panel(
+            "Weights and steps",
+            "Length of the weights over that at the start, stable rank, and length of one step over that of weights.",
+            "short",
+            (now(names.WEIGHT_RATIO), "{{model}} {{layer}} weights"),
+            (now(names.STABLE_RANK), "{{model}} {{layer}} rank"),
+            (now(names.UPDATE_RATIO), "{{model}} {{layer}} step"),
+        ),
+        panel(
+            "Units",
+            "Share that answered none of a thousand records, and share that hardly ever does.",
+            "percentunit",
+            (now(names.DEAD_RATIO), "{{model}} {{layer}} dead"),
+            (now(names.DORMANT_RATIO), "{{model}} {{layer}} dormant"),
+        ),
+        panel(
+            "Rank of the activations, and margin",
+            "Directions that the activations use; margin: share of the loss that a new network saved in the last race, "
+            "above 0 where it learned better.",
+            "short",
+            (now(names.EFFECTIVE_RANK), "{{model}} {{layer}} rank"),
+            (now(names.FRESH_MARGIN), "{{model}} margin"),
         ),
     ],
     "What did it do?": [

@@ -18,12 +18,13 @@ from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_kn
 from stream_trainer.models.initial_weights import InitialWeights
 from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
 from stream_trainer.models.own_randomness import own_randomness
+from stream_trainer.models.plasticity import PlasticityWatch, weight_lengths
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.torch_options import TorchOptions, build_configured
 from stream_trainer.norms import NormDrift, drift_numbers
 from stream_trainer.optimizers import Stepper, build_optimizer
 from stream_trainer.schema import Schema, TargetKind
-from stream_trainer.types import Batch, LearnReport, Prediction, State
+from stream_trainer.types import Batch, LayerPlasticity, LearnReport, Prediction, State
 
 __all__ = ["TorchModel"]
 
@@ -47,6 +48,7 @@ class TorchModel:
         name, settings = options.optimizer_spec
         optimizer = build_optimizer(name, self.network.parameters(), **settings)
         self._stepper = Stepper(optimizer, options.rate_scaling)
+        self._plasticity = PlasticityWatch(self.network)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._standardiser = InputStandardiser(
             schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
@@ -118,23 +120,22 @@ class TorchModel:
         past = self._moments()
         self._standardiser.observe(batch)
         target = self._target(batch)
-        loss = self._backward(batch, target)
+        with self._plasticity.listening(self._records):
+            loss = self._backward(batch, target)
         gradient_norm = _gradient_norm(self._parameters)
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             self._recall(past)
             return LearnReport(skipped="non_finite")
-        if by_closure:
-            learning_rate = self._step_by_closure(batch, target, loss, past)
-            if learning_rate is None:
-                self._recall(past)
-                return LearnReport(skipped="worse")
-        else:
-            limit = self.options.gradient_norm_max
-            if limit is not None and gradient_norm > limit:
-                torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
-            learning_rate = self._step(len(batch))
+        limit = self.options.gradient_norm_max
+        if not by_closure and limit is not None and gradient_norm > limit:
+            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
+        with self._plasticity.around_step(self._records, len(batch)):
+            rate = self._step_by_closure(batch, target, loss, past) if by_closure else self._step(len(batch))
+        if rate is None:
+            self._recall(past)
+            return LearnReport(skipped="worse")
         self._records += len(batch)
-        return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=learning_rate)
+        return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=rate)
 
     def _step_by_closure(self, batch: Batch, target: Tensor, loss: float, past: tuple[Any, ...]) -> float | None:
         """A step that asks for the loss again and again; None: it did harm, and weights and optimizer are as before."""
@@ -203,11 +204,16 @@ class TorchModel:
         _copy_back(network)
         self._standardiser.recall(inputs)
         self._target_scale.recall(target)
+        self._plasticity.drop_pool()
         self.optimizer.zero_grad(set_to_none=True)
 
     def norm_drift(self) -> dict[str, NormDrift]:
         """Layer -> how far its activations moved with the last batch learned; without the layers that cannot tell."""
         return drift_numbers(self.network)
+
+    def plasticity(self) -> Mapping[str, LayerPlasticity]:
+        """Layer -> signs that it stops learning, as last measured: after 1,024 records, and then every 10,000."""
+        return self._plasticity.layers
 
     # ------------------------------------------------------------ survive
 
@@ -231,6 +237,7 @@ class TorchModel:
                 "pull_factor": self._pull_factor,
                 "seed": self._seed,
                 "initial": initial,
+                "initial_lengths": dict(self._plasticity.initial_lengths),
                 "optimizer": settings,
                 **self._identity(),
             },
@@ -257,6 +264,8 @@ class TorchModel:
         self._standardiser.restore(_under("standardiser.", state.arrays))
         self._target_scale.restore(_under("target.", state.arrays))
         self._records, self._seed = state.values["records"], seed
+        lengths = state.values.get("initial_lengths")  # likewise; there the seed makes the weights again
+        self._plasticity.restart(weight_lengths(self._build(seed)) if lengths is None else lengths)
         self._rate_factor = state.values.get("rate_factor", 1.0)
         self._pull_factor = state.values.get("pull_factor", 1.0)
 

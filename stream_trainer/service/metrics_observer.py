@@ -1,5 +1,8 @@
 """From the loop's events to Prometheus series. Counters per batch; whatever costs more, once a second."""
 
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
 from stream_trainer.checkpoints import Saved
 from stream_trainer.clock import Clock
 from stream_trainer.engine.drift_monitor import HasNorms
@@ -13,11 +16,18 @@ from stream_trainer.streams.event_places import EventQueue
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.telemetry.health import Heartbeat
 from stream_trainer.telemetry.metrics import Metrics
-from stream_trainer.types import Counts, Positions, StepReport
+from stream_trainer.types import Counts, LayerPlasticity, Positions, StepReport
 
-__all__ = ["MetricsObserver"]
+__all__ = ["HasPlasticity", "MetricsObserver"]
 
 EVERY_S = 1.0  # scores, lags and drift scores: scraped every 15 s as a rule
+
+
+@runtime_checkable
+class HasPlasticity(Protocol):
+    """A model whose layers can say whether they are still able to learn."""
+
+    def plasticity(self) -> Mapping[str, LayerPlasticity]: ...
 
 
 class MetricsObserver(Observer):
@@ -89,8 +99,11 @@ class MetricsObserver(Observer):
         for name, model in trainer.models.items():
             if isinstance(model, HasNorms):
                 self.metrics.observe_norms(name, model.norm_drift())
+            if isinstance(model, HasPlasticity):
+                self.metrics.observe_plasticity(name, model.plasticity())
         if trainer.reaction:
             self.metrics.observe_races(trainer.reaction.racing())
+            self.metrics.observe_fresh_margins(trainer.reaction.fresh_margins())
         if self.events:
             self.metrics.observe_events(delivered=self.events.delivered, lost=self.events.lost)
         inner = source.inner if isinstance(source, UntilEnd) else source

@@ -21,6 +21,7 @@ from stream_trainer.telemetry.series import LabelValues, SeriesStore
 from stream_trainer.types import (
     ClosedBy,
     Direction,
+    LayerPlasticity,
     ModelReport,
     NormDrift,
     Positions,
@@ -203,6 +204,27 @@ class Metrics:
                     if value is not None:
                         self._series.set(family, value, model, layer)
 
+    def observe_plasticity(self, model: str, layers: Mapping[str, LayerPlasticity]) -> None:
+        """The layers of one model, as last measured."""
+        with self._series.lock:
+            for layer, signs in layers.items():
+                for family, value in (
+                    (names.WEIGHT_RATIO, signs.weight_ratio),
+                    (names.UPDATE_RATIO, signs.update_ratio),
+                    (names.STABLE_RANK, signs.stable_rank),
+                    (names.DEAD_RATIO, signs.dead),
+                    (names.DORMANT_RATIO, signs.dormant),
+                    (names.EFFECTIVE_RANK, signs.effective_rank),
+                ):
+                    if value is not None:
+                        self._series.set(family, value, model, layer)
+
+    def observe_fresh_margins(self, margins: Mapping[str, float]) -> None:
+        """Per model that has raced: the share of its loss that a new network saved in the end."""
+        with self._series.lock:
+            for model, margin in margins.items():
+                self._series.set(names.FRESH_MARGIN, margin, model)
+
     def observe_races(self, racing: Mapping[str, bool]) -> None:
         """Per model: is it racing challengers?"""
         with self._series.lock:
@@ -281,6 +303,7 @@ class Metrics:
             names.GRADIENT_NORM,
             names.LEARNING_RATE,
             names.RACE_ACTIVE,
+            names.FRESH_MARGIN,
         ):
             announce(family, each_model)
         announce(names.REACTIONS, [(model, kind.value, arm.value) for model in models for kind, arm in _OUTCOMES])

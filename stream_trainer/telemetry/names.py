@@ -169,6 +169,49 @@ NORM_CLIPPED = _gauge(
     label_sets_max=LABEL_SETS_MAX,
 )
 
+# Plasticity: are the networks still able to learn. Known after 1,024 records, measured anew every 10,000.
+WEIGHT_RATIO = _gauge(
+    "weight_norm_ratio",
+    "Length of the weights over what it was at the start: above 1.5 with a norm the rate is in fact lower.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+UPDATE_RATIO = _gauge(
+    "update_ratio",
+    "Length of one step over that of the weights; about 0.001 is usual, and a third of its first level a warning.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+STABLE_RANK = _gauge(
+    "weight_stable_rank",
+    "Directions that carry the weights; half of its first level is a warning.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+DEAD_RATIO = _gauge(
+    "units_dead_ratio",
+    "Share of the units that answered none of about a thousand records.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+DORMANT_RATIO = _gauge(
+    "units_dormant_ratio",
+    "Share of the units with at most 2.5 % of the mean activity of their layer, dead ones among them.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+EFFECTIVE_RANK = _gauge(
+    "activation_effective_rank",
+    "Directions that activations use, of at most 128 units; measured every 100,000 records.",
+    *("model", "layer"),
+    label_sets_max=LABEL_SETS_MAX,
+)
+FRESH_MARGIN = _gauge(
+    "race_fresh_margin_ratio",
+    "Share of a model's loss that a new network saved at the end of the last race; above 0: it learns worse than that.",
+    "model",
+)
+
 REACTIONS = _counter(
     "reactions",
     "What was done about worse errors of a model; arm is the one that serves from then on.",

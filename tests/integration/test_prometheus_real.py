@@ -25,6 +25,7 @@ from stream_trainer.types import (
     Counts,
     Detection,
     Direction,
+    LayerPlasticity,
     LearnReport,
     ModelReport,
     NormDrift,
@@ -142,6 +143,8 @@ def observe(metrics, *, learned):
     metrics.observe_drift_scores({("feature", "", "distance"): (0.1, 0.2)})
     metrics.observe_feature_rates({"distance": (0.0, 0.1)})
     metrics.observe_norms("mlp", {"norms.0": NormDrift(0.2, 0.1, 0.0, 0.5, 1.5, 1.0)})
+    metrics.observe_plasticity("mlp", {"body.0": LayerPlasticity(1.1, 0.001, 5.0, 0.0, 0.1, 9.0)})
+    metrics.observe_fresh_margins({"mlp": 0.1})
     metrics.observe_events(delivered=learned, lost=0)
     metrics.checkpoint_saved(step=1, seconds=0.02, n_bytes=1000, now_wall_s=time.time())
 

@@ -21,6 +21,7 @@ from stream_trainer.types import (
     Counts,
     Detection,
     Direction,
+    LayerPlasticity,
     LearnReport,
     ModelReport,
     NormDrift,
@@ -243,6 +244,24 @@ def test_layers_are_named_and_what_a_layer_cannot_tell_has_no_series(metrics):
     assert value(metrics, "norm_clipped_ratio", model="mlp", layer="norms.0") == 0.25
     assert value(metrics, "norm_usual_distance", model="mlp", layer="norms.0") is None
     assert value(metrics, "norm_fast_share_ratio", model="mlp", layer="norms.0") is None
+
+
+def test_signs_of_plasticity_have_their_layer_and_the_margin_its_model(metrics):
+    """Weights have no dead units and units no weights: neither has a series that stands at 0 for it."""
+    metrics.observe_plasticity(
+        "mlp", {"body.0": LayerPlasticity(weight_ratio=1.25), "body.2": LayerPlasticity(dead=0.5)}
+    )
+    metrics.observe_fresh_margins({"mlp": -0.125})
+
+    assert 1.25 == value(metrics, "weight_norm_ratio", model="mlp", layer="body.0")
+    assert value(metrics, "units_dead_ratio", model="mlp", layer="body.0") is None
+    assert 0.5 == value(metrics, "units_dead_ratio", model="mlp", layer="body.2")
+    assert -0.125 == value(metrics, "race_fresh_margin_ratio", model="mlp")
+
+
+def test_without_a_race_there_is_no_margin(metrics):
+    """0 would say that a fresh network had learned exactly as well."""
+    assert value(metrics, "race_fresh_margin_ratio", model="mlp") is None
 
 
 def test_missing_and_unseen_shares_have_their_feature(metrics):
