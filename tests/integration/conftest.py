@@ -10,7 +10,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+import urllib.request
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from stream_trainer.clock import SystemClock
 from stream_trainer.streams.kafka import KafkaOptions, KafkaSource
 
 SHARED = Path(__file__).parents[3] / "shared"
+PROXY = SHARED / "toxiproxy" / "toxiproxy-server"
 ADDRESS_VARIABLE = "STREAM_TRAINER_TEST_KAFKA"
 PATIENCE_S = 30.0
 
@@ -60,12 +63,12 @@ class Broker:
 
 
 def free_port():
-    """A port whose neighbours at +10 and +20 are free too: controllers and secure listeners take them."""
+    """A port that three brokers can begin at: controllers (+10) and secure listeners (+20) take neighbours, too."""
     while True:
         with socket.socket() as first:
             first.bind(("127.0.0.1", 0))
             port = first.getsockname()[1]
-        if port < 60_000 and all(_is_free(port + step) for step in (0, 10, 20)):
+        if port < 60_000 and all(_is_free(port + step + node) for step in (0, 10, 20) for node in range(3)):
             return port
 
 
@@ -86,7 +89,7 @@ def bootstrap_servers(tmp_path_factory):
         yield address
         return
     need_kafka()
-    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    broker = Broker(tmp_path_factory.mktemp("kafka"), "--set", "log.cleaner.backoff.ms=200")  # compaction: soon
     yield broker.bootstrap_servers
     broker.stop()
 
@@ -104,6 +107,67 @@ def own_broker(tmp_path):
     yield start
     for broker in brokers:
         broker.stop()
+
+
+class Line:
+    """A broker behind a proxy, and the proxy's controls."""
+
+    def __init__(self, control, address):
+        self.control, self.address = control, address
+
+    def ask(self, path, body=None, method="POST"):
+        request = urllib.request.Request(f"{self.control}{path}", json.dumps(body or {}).encode(), method=method)
+        with urllib.request.urlopen(request, timeout=5):
+            pass
+
+    @contextmanager
+    def toxic(self, kind, **attributes):
+        self.ask("/proxies/k/toxics", {"name": kind, "type": kind, "stream": "downstream", "attributes": attributes})
+        try:
+            yield
+        finally:
+            self.ask(f"/proxies/k/toxics/{kind}", method="DELETE")
+
+    def cut_fetches(self):
+        """Questions are answered; an answer with more than a few small records never arrives whole."""
+        return self.toxic("limit_data", bytes=6_000)
+
+
+@contextmanager
+def broker_behind_a_line(directory):
+    """A broker that sends its clients to a proxy; yields the `Line`."""
+    control, listen = free_port(), free_port()
+    broker = Broker(directory, "--set", f"advertised.listeners=PLAINTEXT://127.0.0.1:{listen}")
+    with subprocess.Popen(
+        [PROXY, "-host", "127.0.0.1", "-port", str(control)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as proxy:
+        line = Line(f"http://127.0.0.1:{control}", f"127.0.0.1:{listen}")
+        created = threading.Event()
+
+        def create():
+            try:
+                line.ask("/proxies", {
+                    "name": "k", "listen": line.address, "upstream": f"127.0.0.1:{broker.port}", "enabled": True,
+                })  # fmt: skip
+                created.set()
+            except OSError:  # it is not up yet
+                created.wait(0.05)
+
+        try:
+            until(created.is_set, create, 10.0, lambda: "the proxy did not start")
+            yield line
+        finally:
+            proxy.terminate()
+            broker.stop()
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory):
+    need_kafka()
+    if not PROXY.exists():
+        pytest.skip("no network faults: put toxiproxy-server at ../shared/toxiproxy")
+    with broker_behind_a_line(tmp_path_factory.mktemp("line")) as line:
+        yield line
 
 
 def create_topic(bootstrap_servers, partitions=1, **settings):

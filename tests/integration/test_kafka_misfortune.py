@@ -1,14 +1,9 @@
 """A real Kafka that dies, falls silent, cuts the line or refuses us: nothing missing or twice, and clear words."""
 
-import json
-import subprocess
-import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
-from conftest import PATIENCE_S, SHARED, create_topic, free_port, need_kafka, produce, producer, read_to, until
+from conftest import PATIENCE_S, create_topic, free_port, need_kafka, produce, producer, read_to, until
 
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.types import TopicPartition
@@ -114,55 +109,6 @@ def test_an_address_where_nobody_listens_is_said(open_source, host, error, said)
         source.start(None)
 
 
-class Line:
-    """A broker behind a proxy, and the proxy's controls."""
-
-    def __init__(self, control, address):
-        self.control, self.address = control, address
-
-    def ask(self, path, body=None, method="POST"):
-        request = urllib.request.Request(f"{self.control}{path}", json.dumps(body or {}).encode(), method=method)
-        with urllib.request.urlopen(request, timeout=5):
-            pass
-
-    @contextmanager
-    def toxic(self, kind, **attributes):
-        self.ask("/proxies/k/toxics", {"name": "t", "type": kind, "stream": "downstream", "attributes": attributes})
-        yield
-        self.ask("/proxies/k/toxics/t", method="DELETE")
-
-
-@pytest.fixture(scope="module")
-def line(tmp_path_factory):
-    from conftest import Broker
-
-    need_kafka()
-    server = SHARED / "toxiproxy" / "toxiproxy-server"
-    if not server.exists():
-        pytest.skip("no network faults: put toxiproxy-server at ../shared/toxiproxy")
-    control, listen = free_port(), free_port()
-    broker = Broker(tmp_path_factory.mktemp("line"), "--set", f"advertised.listeners=PLAINTEXT://127.0.0.1:{listen}")
-    with subprocess.Popen(
-        [server, "-host", "127.0.0.1", "-port", str(control)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as proxy:
-        line = Line(f"http://127.0.0.1:{control}", f"127.0.0.1:{listen}")
-        created = threading.Event()
-
-        def create():
-            try:
-                line.ask("/proxies", {
-                    "name": "k", "listen": line.address, "upstream": f"127.0.0.1:{broker.port}", "enabled": True,
-                })  # fmt: skip
-                created.set()
-            except OSError:  # it is not up yet
-                created.wait(0.05)
-
-        until(created.is_set, create, 10.0, lambda: "the proxy did not start")
-        yield line
-        proxy.terminate()
-    broker.stop()
-
-
 @pytest.mark.parametrize(
     ("kind", "attributes"),
     [("reset_peer", {"timeout": 100}), ("timeout", {"timeout": 0}), ("limit_data", {"bytes": 3000})],
@@ -185,6 +131,43 @@ def test_a_broken_line_costs_no_record(line, open_source, kind, attributes):
     after, _ = read_to(source, {TopicPartition(topic, 0): 2_000}, patience_s=60)
 
     assert numbers(0, 2_000) == [value for _, _, value in before + after]
+
+
+def test_a_slow_line_costs_patience_only(line, open_source):
+    """From the first word on: 300 ms, sometimes 400, and 20 KB in a second are no error and no stall."""
+    topic = create_topic(line.address)
+    values = [b"%d" % i + b"." * 100 for i in range(300)]
+    produce(line.address, topic, values)
+    with line.toxic("latency", latency=300, jitter=100), line.toxic("bandwidth", rate=20):
+        source = open_source(line.address, topic)
+        source.start(None)
+        rows, _ = read_to(source, {TopicPartition(topic, 0): 300})
+
+    assert values == [value for _, _, value in rows]
+    assert (0, 0) == (source.rebuilds, source.retriable_errors)
+
+
+def test_a_client_that_gets_nothing_is_replaced_and_goes_on_where_it_was(line, open_source):
+    """Questions are answered and the log grows, but no fetch arrives whole: that is a stall. Then the line is well."""
+    topic = create_topic(line.address)
+    produce(line.address, topic, numbers(0, 10))
+    client = {"request_timeout_ms": 2_000}
+    source = open_source(line.address, topic, client=client, stall_s_max=0.5, rebuilds_max=100)
+    source.start(None)
+    read_to(source, {TopicPartition(topic, 0): 10})
+    values = [b"%d" % i + b"." * 4_000 for i in range(40)]
+    before = []
+    with line.cut_fetches():
+        produce(line.address, topic, values)
+        until(
+            lambda: source.rebuilds > 0,
+            lambda: before.extend(row for chunk in source.poll(0.2, 50) for row in chunk.values),
+            PATIENCE_S,
+            lambda: "the client was not replaced",
+        )
+    rows, _ = read_to(source, {TopicPartition(topic, 0): 50}, patience_s=60)
+
+    assert values == before + [value for _, _, value in rows]
 
 
 def test_a_silent_line_is_no_stall(line, open_source):

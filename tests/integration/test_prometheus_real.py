@@ -140,6 +140,8 @@ def observe(metrics, *, learned):
     metrics.observe_step(report, step_s=0.004, now_wall_s=time.time())
     metrics.observe_scores({"mlp": scores}, {"majority": scores})
     metrics.observe_lags({TopicPartition(ODD_NAME, 0): 3})
+    metrics.observe_source(rebuilds=0, retriable_errors=1, lost_data=0, corrupt_fetches=0, silent_s=0.5)
+    metrics.observe_group("active", partitions=2, rebalances=1, fences=0)
     metrics.observe_drift_scores({("feature", "", "distance"): (0.1, 0.2)})
     metrics.observe_feature_rates({"distance": (0.0, 0.1)})
     metrics.observe_norms("mlp", {"norms.0": NormDrift(0.2, 0.1, 0.0, 0.5, 1.5, 1.0)})
