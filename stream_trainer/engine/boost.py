@@ -31,6 +31,8 @@ class BoostOptions:
 
 
 class BoostDesk(Desk):
+    """Turns the rate of one model up, and down again."""
+
     def __init__(self, name: str, model: Model, options: BoostOptions) -> None:
         super().__init__(name, model, options.cooldown_records)
         self._options = options

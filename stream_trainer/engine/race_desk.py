@@ -27,6 +27,8 @@ _EARLIER = (RaceArm.EARLIER_1, RaceArm.EARLIER_2, RaceArm.EARLIER_3)
 
 
 class RaceDesk(Desk):
+    """The races of one model, one after the other, and what is left of them: former winners, and a harder pull."""
+
     def __init__(self, name: str, model: Model, options: RaceOptions, twin_of: TwinOf) -> None:
         super().__init__(name, model, options.cooldown_records)
         self._options, self._twin_of = options, twin_of
@@ -73,7 +75,7 @@ class RaceDesk(Desk):
         race.score(batch)
         events = self._look(race) if race.look_due else []
         for event in events:
-            self._pull(event.kind is ReactionKind.CONFIRM, self._record - len(batch))
+            self._pull(race, event.kind is ReactionKind.CONFIRM, self._record - len(batch))
         if not race.practising and RaceArm.RATE_UP in race.arms:
             scale_rate_of(race.arms[RaceArm.RATE_UP], 1.0)
         if race.finished:
@@ -93,11 +95,13 @@ class RaceDesk(Desk):
             return [self._told(ReactionKind.ROLLBACK, RaceArm.KEEP, verdict)]
         return []
 
-    def _pull(self, confirmed: bool, since: int) -> None:
-        """Harder after a confirmed drift, from the batch on that confirmed it; the state that came in was at rest."""
+    def _pull(self, race: Race, confirmed: bool, since: int) -> None:
+        """Harder after a confirmed drift, from the batch on that confirmed it, and for the leader only."""
         if self._options.pull_factor > 1:
             self._pull_until = since + self._options.pull_records if confirmed else None
-            scale_pull_of(self._model, self._options.pull_factor if confirmed else 1.0)
+            for arm, model in race.arms.items():
+                hard = confirmed and arm is race.leader
+                scale_pull_of(model, self._options.pull_factor if hard else 1.0)
 
     def _end(self, race: Race) -> None:
         if self._before is not None and race.leader is not RaceArm.KEEP:

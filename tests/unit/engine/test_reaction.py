@@ -182,6 +182,25 @@ def test_a_confirmed_drift_shortens_the_horizon_of_the_pull_for_its_records(fres
     assert ([1.0] * 4 + [10.0] * 10 + [1.0] * 6 if fresh_quality == 0.9 else [1.0] * 20) == pulls
 
 
+def test_who_loses_the_lead_loses_the_harder_pull_too():
+    """It races on as the others do; pulled hard to the end of the race, it could not show what it is worth."""
+
+    class LatePulled(Late):
+        pull = 1.0
+
+        def scale_pull(self, factor):
+            self.pull = factor
+
+    live = LatePulled("live", 0.5, raised_quality=0.7)
+    options = RaceOptions(records=4096, pull_factor=10.0, pull_records=4096)
+    reaction = Reaction({"m": live}, options, lambda name, number: LatePulled(f"twin {number}", 0.1, 0.1))
+    events, _ = play(reaction, live, 64 * 40, alarms_at=[0])
+    race = reaction._desks["m"]._race
+
+    assert [RaceArm.RATE_UP, RaceArm.FRESH] == [e.arm for e in events if e.kind is C]
+    assert {RaceArm.FRESH: 10.0, RaceArm.RATE_UP: 1.0, RaceArm.KEEP: 1.0} == {a: m.pull for a, m in race.arms.items()}
+
+
 @pytest.mark.parametrize("fresh_quality", [0.9, 0.3])
 def test_what_a_new_network_saves_at_the_end_of_a_race_is_kept(fresh_quality):
     """Against the old model whoever won: above 0 a network that knows nothing learns better. It survives a restart."""
