@@ -4,7 +4,7 @@
         keep     the live model             fresh     a newly built twin, untrained
         rate_up  a copy that learns with a multiple of the rate in the first half of the race; in the second it has
                  the base rate, or its noise would hide what it has gained
-        earlier_1 to 3, if asked for: what served before the last confirmed drifts
+        earlier_1 to 3, as many as are asked for: what served before the last confirmed drifts
     Then confirm: the winner's state becomes the live model's. Or rollback: none has won, or the old state is the best
     one after all. At the end of the race all others are dropped.
 A model without a rate, River's for example, races against the arm fresh only. All of it is in the snapshot: a crash in
