@@ -1,6 +1,6 @@
 """Watches a network for the signs that it stops learning, now and then, while it learns.
 
-At the first record and then every 10,000 a pool opens: the activations of the next 1,024 records, or more, are kept,
+At the first record and then every 50,000 a pool opens: the activations of the next 1,024 records, or more, are kept,
 and the step that completes the pool is looked at from both sides. So units are judged by a thousand records whatever
 the size of the batches, and most steps cost a comparison or two.
 Layers are named as in the network: weights by the module that has them, units by their activation module, so no layer
@@ -27,10 +27,10 @@ from stream_trainer.types import LayerPlasticity
 
 __all__ = ["PlasticityWatch", "weight_lengths"]
 
-EVERY_RECORDS = 10_000
+EVERY_RECORDS = 50_000  # a look takes a fifth of a step of 1,024 records: rarer, or it costs more than 1 %
 POOL_RECORDS = 1_024  # of fewer a rarely used unit looks dead
 RANK_EVERY_RECORDS = 100_000  # singular values of all activations cost ten times the rest
-RANK_RECORDS, RANK_UNITS = 512, 128  # at most, the first of each: units of a layer are alike, and the cost is cubic
+RANK_RECORDS, RANK_UNITS = 256, 128  # at most, the first of each: units of a layer are alike, and the cost is cubic
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU)  # those that rest at 0
 
 

@@ -212,7 +212,7 @@ class TorchModel:
         return drift_numbers(self.network)
 
     def plasticity(self) -> Mapping[str, LayerPlasticity]:
-        """Layer -> signs that it stops learning, as last measured: after 1,024 records, and then every 10,000."""
+        """Layer -> signs that it stops learning, as last measured: after 1,024 records, and then every 50,000."""
         return self._plasticity.layers
 
     # ------------------------------------------------------------ survive

@@ -169,7 +169,7 @@ NORM_CLIPPED = _gauge(
     label_sets_max=LABEL_SETS_MAX,
 )
 
-# Plasticity: are the networks still able to learn. Known after 1,024 records, measured anew every 10,000.
+# Plasticity: are the networks still able to learn. Known after 1,024 records, measured anew every 50,000.
 WEIGHT_RATIO = _gauge(
     "weight_norm_ratio",
     "Length of the weights over what it was at the start: above 1.5 with a norm the rate is in fact lower.",

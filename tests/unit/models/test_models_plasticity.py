@@ -55,15 +55,15 @@ def test_before_a_thousand_records_nothing_is_said():
     assert {} == learned(records(NUMBERS, 1_000), [100]).plasticity()
 
 
-def test_it_looks_every_ten_thousand_records_and_not_in_between():
+def test_it_looks_every_fifty_thousand_records_and_not_in_between():
     """One clock: neither more nor fewer looks where batches are small."""
     model, looks = TorchModel(NUMBERS, SMALL), []
-    for number, piece in enumerate(cut(records(NUMBERS, 24_000), [500])):
+    for number, piece in enumerate(cut(records(NUMBERS, 110_000), [5_000])):
         model.learn(piece)
         if not looks or model.plasticity() is not looks[-1][1]:
-            looks.append(((number + 1) * 500, model.plasticity()))
+            looks.append(((number + 1) * 5_000, model.plasticity()))
 
-    assert [500, 1_500, 11_500, 21_500] == [at for at, _ in looks]
+    assert [5_000, 55_000, 105_000] == [at for at, _ in looks]
 
 
 def test_dead_units_are_found():
@@ -126,7 +126,7 @@ def test_a_batch_that_was_not_learned_was_not_heard():
 
 
 def test_after_a_restart_the_weights_are_compared_with_those_of_the_first_start():
-    """The lengths travel with the state; measured after one pool, not at the next ten thousand."""
+    """The lengths travel with the state; measured after one pool, not at the next look."""
     before = learned(records(NUMBERS, 3_000), [100], replace(SMALL, seed=1))
     after = TorchModel(NUMBERS, replace(SMALL, seed=2))
     after.restore(before.capture())
