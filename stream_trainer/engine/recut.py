@@ -4,8 +4,9 @@ After a crash the records since the last checkpoint come again, but seldom in th
 time. Each partition is buffered by itself and every batch takes its runs in the order of the journal; what lies beyond
 the last one goes to the batcher in the order in which it arrived. Once `WAITING_BYTES_MAX` wait, only those partitions
 are read on (`enough`) that the next cut misses, so memory is bounded by that, one cut and one poll, however far one
-partition runs ahead. A record that compaction removed meanwhile is simply absent. A log that ends too early, or is
-another one, has lost data: who is told (`on_lost`) raises, or what is left of the journal is given up.
+partition runs ahead. A record that compaction removed meanwhile is simply absent; records before a run belonged to
+another member of a group, while the partition was away. A log that ends too early, or is another one, has lost data:
+who is told (`on_lost`) raises, or what is left of the journal is given up.
 """
 
 import logging
@@ -71,7 +72,9 @@ class Recut:
         self._waiting: defaultdict[TopicPartition, deque[_Arrived]] = defaultdict(deque)
         self.bytes_waiting = 0
         self._arrived = 0
-        self._next = self._following()
+        self._next: Cut | None = None
+        self._begins: Positions = {}  # of the runs of the next cut
+        self._go_to(self._following())
 
     def add(self, chunk: RecordChunk, *, now_s: float) -> None:
         if self._next is None:
@@ -86,6 +89,7 @@ class Recut:
         self._waiting[chunk.partition].append(arrived)
         self.bytes_waiting += arrived.cost_bytes
         self._reached[chunk.partition] = chunk.next_offset
+        self._drop_before(chunk.partition)
 
     def take(self, *, now_s: float, drain: bool = False) -> RawBatch | None:
         """The next batch once all of it has arrived, else None; as the batcher's when there are no more cuts.
@@ -101,7 +105,7 @@ class Recut:
             return None
         batch = self._cut(self._next)
         self.batcher.records_seen += len(batch)
-        self._next = self._following()
+        self._go_to(self._following())
         if self._next is None:
             self._hand_over()
         return batch
@@ -148,6 +152,30 @@ class Recut:
                 waiting.appendleft(arrived._replace(chunk=_gap_behind(arrived.chunk), cost_bytes=0))
                 break
         return taken
+
+    def _go_to(self, cut: Cut | None) -> None:
+        self._next = cut
+        if cut is not None:
+            self._begins = {partition: first_offset for partition, first_offset, _ in reversed(cut.runs)}
+            for partition in self._begins:
+                self._drop_before(partition)
+
+    def _drop_before(self, partition: TopicPartition) -> None:
+        """As soon as it is known, for there may be millions: what the next cut leaves out no later one wants."""
+        waiting, begin = self._waiting[partition], self._begins.get(partition, 0)
+        while waiting:
+            arrived = waiting[0]
+            n_records = bisect_left(arrived.chunk.offsets, begin)
+            if n_records == 0 and arrived.chunk.next_offset > begin:
+                return
+            waiting.popleft()
+            self.bytes_waiting -= arrived.cost_bytes
+            if n_records < len(arrived.chunk):
+                rest = arrived.chunk.split(n_records)[1]
+                waiting.appendleft(arrived._replace(chunk=rest, cost_bytes=_cost_bytes(rest)))
+                self.bytes_waiting += _cost_bytes(rest)
+            elif arrived.chunk.next_offset > begin:
+                waiting.appendleft(arrived._replace(chunk=_gap_behind(arrived.chunk), cost_bytes=0))
 
     def _following(self) -> Cut | None:
         cut = next(self._cuts, None)

@@ -3,6 +3,7 @@
 The most telling one is the sample: the newest records of each partition, decoded as the run would decode them.
 """
 
+import fcntl
 import os
 import socket
 import time
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
 
 from stream_trainer.checkpoints.object_store import ObjectStore
 from stream_trainer.clock import SystemClock
@@ -52,6 +55,9 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     if config.checkpoint and isinstance(config.checkpoint.directory, str):
         address = config.checkpoint.directory
         yield _check("checkpoint.directory", lambda: _object_store(address))
+    if config.checkpoint and config.source.kafka and config.source.kafka.group:
+        root = Path(config.checkpoint.directory)
+        yield _shared_root(root)
     if config.telemetry and config.telemetry.port:
         yield _port(config.telemetry.address, config.telemetry.port)
     chunks: list[RecordChunk] = []
@@ -93,6 +99,36 @@ def _folder(name: str, path: Path) -> Finding:
     ok = existing.is_dir() and os.access(existing, os.W_OK)
     text = f"{path} can be written" if ok else f"{existing} cannot be written by user {os.geteuid()}"
     return Finding(check=name, ok=ok, text=text)
+
+
+def _shared_root(root: Path) -> Finding:
+    """What a group asks of its file system, tried out in a folder that is removed again; by one machine, alas."""
+    check = "source.kafka.group"
+    if not root.is_dir():
+        text = f"{root} is not there: mount what all members share, or make it once, by hand, before the first of them"
+        return Finding(check=check, ok=False, text=text)
+    try:
+        with TemporaryDirectory(dir=root, prefix="tmp-doctor-") as folder:
+            path = Path(folder) / "lock"
+            with path.open("w") as first, path.open("w") as second:
+                fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _gets_lock(second):
+                    return Finding(check=check, ok=False, text=f"{root}: two processes get one lock (NFS before 4?)")
+            os.link(path, Path(folder) / "linked")
+            Path(folder).rename(f"{folder}-renamed")
+            Path(f"{folder}-renamed").rename(folder)
+    except OSError as error:
+        text = f"{root}: the file system must lock, link and rename: {error.strerror}"
+        return Finding(check=check, ok=False, text=text)
+    return Finding(check=check, ok=True, text=f"{root} locks, links and renames; see that all members mount the same")
+
+
+def _gets_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _object_store(address: str) -> str:

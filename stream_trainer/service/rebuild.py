@@ -26,7 +26,7 @@ from stream_trainer.service.summary import summarise
 from stream_trainer.service.view import PlainView, summary_table
 from stream_trainer.service.wiring import assemble, build_checkpoints
 from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
-from stream_trainer.types import Cut, StepReport
+from stream_trainer.types import Cut, Positions, StepReport
 
 __all__ = ["rebuild"]
 
@@ -59,6 +59,8 @@ def rebuild(
         expected = {name: state_sha256(part) for name, part in saved.load(until_step).parts.items()}
         _warn_of_other_versions(manifests[until_step].get("versions", {}), saved.versions)
     positions, cuts = saved.journal.cuts(after_step=after_step)
+    positions |= _where_each_begins(_from_to(cuts, after_step, until_step))
+    cuts = saved.journal.cuts(after_step=after_step)[1]  # read twice, so that a year of rows need not be kept
     clock = SystemClock()
     view, end = PlainView(clock), _StopAt(until_step)
     started_s = time.monotonic()
@@ -90,6 +92,15 @@ class _StopAt(Observer):
     def stepped(self, report: StepReport, step_s: float) -> None:
         if report.counts.batches == self.step and self.service is not None:
             self.service.request_stop()
+
+
+def _where_each_begins(cuts: Iterable[Cut]) -> Positions:
+    """Also those that a member of a group was given later: the first rows know nothing of them."""
+    begins: Positions = {}
+    for cut in cuts:
+        for partition, first_offset, _ in cut.runs:
+            begins.setdefault(partition, first_offset)
+    return begins
 
 
 def _from_to(cuts: Iterable[Cut], after_step: int, until_step: int) -> Iterator[Cut]:

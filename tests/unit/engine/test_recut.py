@@ -178,14 +178,17 @@ def test_while_too_much_waits_only_what_the_next_cut_misses_is_read(monkeypatch)
 
 @st.composite
 def stories(draw):
-    """A journal over three partitions, the log behind it, and an order in which its pieces arrive."""
+    """A journal over three partitions, the log behind it, and an order in which its pieces arrive.
+
+    Now and then a partition was away for some records, learned by another member of a group."""
     at, cuts = dict(START), []
     for step in range(1, draw(st.integers(1, 8)) + 1):
         runs = []
         for partition in draw(st.lists(st.sampled_from([A, B, C]), min_size=1, max_size=4)):
             if runs and runs[-1].partition == partition:
                 continue
-            runs.append(Run(partition, at[partition], at[partition] + draw(st.integers(1, 5))))
+            away = draw(st.sampled_from([0, 0, 4])) if partition not in {run.partition for run in runs} else 0
+            runs.append(Run(partition, at[partition] + away, at[partition] + away + draw(st.integers(1, 5))))
             at[partition] = runs[-1].next_offset
         cuts.append(cut(step, *runs, closed_by=draw(st.sampled_from(ClosedBy))))
     ends = {partition: offset + draw(st.integers(0, 6)) for partition, offset in at.items()}
@@ -218,10 +221,28 @@ def test_any_arrival_gives_the_batches_of_the_journal_then_all_the_rest(story, t
     ]
     assert expected == [values(batch) for batch in journalled]
     assert [c.closed_by for c in cuts] == [batch.closed_by for batch in journalled]
-    done = {value for batch in journalled for value in values(batch)}
-    rest = [value for chunk in pieces for value in chunk.values if value not in done]
+    reached = {run.partition: run.next_offset for c in cuts for run in c.runs}
+    rest = [f"{p.partition}@{i}".encode() for p in pieces for i in p.offsets if i >= reached.get(p.partition, 0)]
     assert rest == [value for batch in others for value in values(batch)]
     assert all(len(batch) <= 2 for batch in others)
+
+
+def test_what_another_member_learned_while_a_partition_was_away_is_dropped(monkeypatch):
+    """A member of a group gave it away and got it back; and as soon as that is known nothing of it waits in memory."""
+    monkeypatch.setattr(recut_module, "WAITING_BYTES_MAX", 500)
+    recutter = recut(cut(1, Run(A, 0, 2), Run(B, 0, 1)), cut(2, Run(A, 6, 8)))
+    recutter.add(piece(A, 0, 5), now_s=0.0)
+    recutter.add(piece(B, 0, 1), now_s=0.0)
+    first = recutter.take(now_s=0.0)
+    waiting = [recutter.bytes_waiting]
+    recutter.add(piece(A, 5, 6), now_s=0.0)
+    waiting.append(recutter.bytes_waiting)
+    recutter.add(piece(A, 6, 9), now_s=0.0)
+
+    assert [b"t-0@0", b"t-0@1", b"t-1@0"] == values(first)
+    assert [0, 0] == waiting
+    assert [b"t-0@6", b"t-0@7"] == values(recutter.take(now_s=0.0))
+    assert [b"t-0@8"] == values(recutter.take(now_s=0.0, drain=True))
 
 
 def test_a_gap_behind_the_last_cut_still_moves_the_position():
