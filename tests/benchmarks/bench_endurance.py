@@ -2,7 +2,7 @@
 
 The stream, made up in memory: 16 numbers, a binary label, the side of a hyperplane, 10 % of the labels wrong. The
 hyperplane turns for ever, and every million records it jumps to another one, so there is always something to learn.
-The model is the shipped one with its defaults, but for the pull if it is given; batches of 1,024, test then train. One
+The model is the shipped one with its defaults, but for pull and rate if given; batches of 1,024, test then train. One
 row of the CSV is one million records: error (share of wrong classes, predicted before learned; the best possible is
 .1), CPU time of a step, and the signs of plasticity as exported. A checkpoint beside the CSV after every row: it may be
 stopped and goes on bit for bit.
@@ -92,8 +92,8 @@ def one_row(model: TorchModel, number: int) -> Row:
     )
 
 
-def run(path: Path, records: int, pull: float) -> None:
-    options = TorchOptions(optimizer={"stream_adamw": {"pull_horizon_records": pull}})
+def run(path: Path, records: int, pull: float, lr: float) -> None:
+    options = TorchOptions(optimizer={"stream_adamw": {"pull_horizon_records": pull, "lr": lr}})
     rows, model = read(path), TorchModel(SCHEMA, options)
     memory = path.with_suffix(".safetensors")
     if rows:
@@ -167,12 +167,13 @@ def main() -> None:
     go.add_argument("--out", type=Path, required=True)
     go.add_argument("--records", type=int, default=100_000_000)
     go.add_argument("--pull", type=float, default=1.6e6, help="horizon of the pull, in records; the default is shipped")
+    go.add_argument("--lr", type=float, default=1e-3, help="of 16 records; a batch of 1,024 takes 8 times as much")
     show = commands.add_parser("table")
     show.add_argument("path", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "run":
-        run(options.out, options.records, options.pull)
+        run(options.out, options.records, options.pull, options.lr)
     else:
         options.path.with_suffix(".md").write_text(table(options.path))
         print(options.path.with_suffix(".md").read_text())
