@@ -163,9 +163,11 @@ def write_figure(lines: Sequence[Line], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("delay in horizons, a missed change counting 1")
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, fontsize="small", frameon=False)
-    figure.tight_layout(rect=(0, 0.05 + 0.04 * -(-len(handles) // 4), 1, 1))
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.legend(
+        handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, fontsize="small"
+    )
+    figure.tight_layout()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 

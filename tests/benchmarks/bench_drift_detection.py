@@ -2,7 +2,7 @@
 
 Run: OMP_NUM_THREADS=1 nice -n 15 python tests/benchmarks/bench_drift_detection.py PREFIX [--quick]
 `stream-trainer drift-bench` with rows heard after batches of several sizes, and a long silence. Writes PREFIX.md,
-PREFIX.csv and PREFIX.svg; committed beside this file as drift_detection_cpu_DATE. River's detectors are heard record by
+PREFIX.csv and PREFIX.svg; committed beside this file as drift_bench_cpu_DATE. River's detectors are heard record by
 record. Costs are CPU time, in turn with the training step; everything else depends on the seeds alone.
 """
 
