@@ -161,6 +161,14 @@ class Found:
         rate = rate or self.rate(net, cut, norm, changes.get("dropout", 0.0))
         return self._by_run.get(replace(plain(net, cut, norm, rate, TUNING_SEED), **changes), [])
 
+    def cuts(self) -> list[str]:
+        """Batch sizes at which every layer has been run by the MLP."""
+        return [cut for cut in CUTS if all(self.scores("mlp", cut, norm) for norm in LAYERS)]
+
+    def nets(self) -> list[str]:
+        """LeNets with which every layer has been run."""
+        return [net for net in LENETS if all(self.scores(net, "32", norm) for norm in LAYERS)]
+
     def curve(self, net: str, cut: str, norm: str) -> list[float]:
         return [float(np.mean(self.scores(net, cut, norm, rate) or [math.nan])) for rate in RATES]
 
@@ -184,7 +192,7 @@ def table(path: Path) -> str:
         "",
         f"From `{path.name}` ({len(results)} runs, {sum(row.cpu_s for row in results) / 60:.0f} CPU minutes; "
         f"{describe_machine()}). Fashion-MNIST, shuffled, one pass; prequential accuracy in %, mean (sd) over {seeds} "
-        f"seeds. Plain SGD; rates {RATES}, the best for each layer and batch chosen by another seed. MLP "
+        f"seed(s). Plain SGD; rates {RATES}, the best for each layer and batch chosen by another seed. MLP "
         f"196-128-128-10 over {RECORDS['mlp']} images of 14 x 14; LeNet over {RECORDS['lenet-relu']} of 28 x 28 in "
         "batches of 32.",
         "",
@@ -198,11 +206,11 @@ def table(path: Path) -> str:
 
 def _rates(found: Found, path: Path) -> list[str]:
     lines = ["## 1. Learning rates within one point of the best", "", f"![curves]({path.with_suffix('.svg').name})", ""]
-    lines += ["| layer |" + "".join(f" batch {cut}: decades | best rate | accuracy |" for cut in CUTS)]
-    lines.append("|---" * (1 + 3 * len(CUTS)) + "|")
+    lines += ["| layer |" + "".join(f" batch {cut}: decades | best rate | accuracy |" for cut in found.cuts())]
+    lines.append("|---" * (1 + 3 * len(found.cuts())) + "|")
     for norm in LAYERS:
         texts = []
-        for cut in CUTS:
+        for cut in found.cuts():
             width, at_edge = width_decades(found.curve("mlp", cut, norm))
             rate = found.rate("mlp", cut, norm)
             texts += [f"{'≥ ' if at_edge else ''}{width:.1f}", f"{rate:g}", _mean_sd(found.scores("mlp", cut, norm))]
@@ -212,7 +220,7 @@ def _rates(found: Found, path: Path) -> list[str]:
 
 def _scales(found: Found) -> list[str]:
     lines = ["## 2. Initial weights times", ""]
-    for cut in CUTS:
+    for cut in found.cuts():
         lines += [f"| layer, batch {cut} | " + " | ".join(f"{s:g}" for s in SCALES) + " | spread |"]
         lines.append("|---" * (len(SCALES) + 2) + "|")
         for norm in LAYERS:
@@ -226,11 +234,11 @@ def _scales(found: Found) -> list[str]:
 
 def _dropout(found: Found) -> list[str]:
     lines = [f"## 3. Dropout {DROPOUT:g}", ""]
-    lines += ["| layer |" + "".join(f" batch {cut}: without | with | gain |" for cut in CUTS)]
-    lines.append("|---" * (1 + 3 * len(CUTS)) + "|")
+    lines += ["| layer |" + "".join(f" batch {cut}: without | with | gain |" for cut in found.cuts())]
+    lines.append("|---" * (1 + 3 * len(found.cuts())) + "|")
     for norm in LAYERS:
         texts = []
-        for cut in CUTS:
+        for cut in found.cuts():
             without, with_ = found.scores("mlp", cut, norm), found.scores("mlp", cut, norm, dropout=DROPOUT)
             texts += [_mean_sd(without), _mean_sd(with_), f"{np.mean(with_) - np.mean(without):+.1f}"]
         lines.append(f"| {norm} | " + " | ".join(texts) + " |")
@@ -238,17 +246,20 @@ def _dropout(found: Found) -> list[str]:
 
 
 def _lenets(found: Found) -> list[str]:
-    lines = ["## 4. LeNet, batch 32", "", "| layer | sigmoid | best rate | ReLU | best rate |", "|---|---|---|---|---|"]
+    nets = found.nets()
+    if not nets:
+        return ["## 4. LeNet", "", "Not yet run with every layer."]
+    lines = ["## 4. LeNet, batch 32", "", "| layer |" + "".join(f" {net} | best rate |" for net in nets)]
+    lines.append("|---" * (1 + 2 * len(nets)) + "|")
     for norm in LAYERS:
-        texts = []
-        for net in LENETS:
-            texts += [_mean_sd(found.scores(net, "32", norm)), f"{found.rate(net, '32', norm):g}"]
+        texts = [f"{_mean_sd(found.scores(net, '32', norm))} | {found.rate(net, '32', norm):g}" for net in nets]
         lines.append(f"| {norm} | " + " | ".join(texts) + " |")
     return lines
 
 
 def _mean_sd(scores: list[float]) -> str:
-    return f"{np.mean(scores):.1f} ({np.std(scores):.1f})" if scores else ""
+    sd = f" ({np.std(scores):.1f})" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.1f}{sd}" if scores else ""
 
 
 def figure(path: Path) -> None:
@@ -260,15 +271,16 @@ def figure(path: Path) -> None:
     from matplotlib import pyplot as plt
 
     found = Found(Results(path, Run, Row))
-    plot, both = plt.subplots(1, len(CUTS), figsize=(10, 4), sharey=True)
-    for axes, cut in zip(both, CUTS, strict=True):
+    cuts = found.cuts()
+    plot, row = plt.subplots(1, len(cuts), figsize=(1 + 5 * len(cuts), 4), sharey=True, squeeze=False)
+    for axes, cut in zip(row[0], cuts, strict=True):
         for norm in LAYERS:
             wide = norm == "adaptive_batch_renorm"
             axes.plot(RATES, found.curve("mlp", cut, norm), marker="o", label=norm, linewidth=2.5 if wide else 1.2)
         axes.set(xscale="log", xlabel="learning rate (SGD)", title=f"batches of {cut}")
         axes.grid(alpha=0.3)
-    both[0].set_ylabel("prequential accuracy, %")
-    both[0].legend(frameon=False, fontsize=8)
+    row[0, 0].set_ylabel("prequential accuracy, %")
+    row[0, 0].legend(frameon=False, fontsize=8)
     plot.tight_layout()
     plot.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
