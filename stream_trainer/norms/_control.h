@@ -13,7 +13,6 @@ typedef struct {
 
 #define SHIFT_MAX 5.0
 #define SHRINKAGE 0.75
-#define CORRELATION_PART 3.0
 #define DRIFT_RATIO 2.0
 #define SIZE_MEMORY 0.998
 #define FLOOR_MEMORY 0.99
@@ -45,7 +44,8 @@ static double damp(Control *k, double n, int learning) {
 }
 
 static double trust(double n, double positions, double correlation) {
-    double effective = n / (1 + (n - 1) * at_most(1, at_least(0, correlation)) / CORRELATION_PART);
+    /* Kish's effective sample size. */
+    double effective = n / (1 + (n - 1) * at_most(1, at_least(0, correlation)));
     return 1 - pow(SHRINKAGE, effective * positions * (effective * positions));
 }
 

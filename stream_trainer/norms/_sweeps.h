@@ -32,15 +32,26 @@ typedef struct {
 /* What a forward or backward pass needs for itself while it runs: `work` takes 2 BLOCK + 2 rows + 1 rows of channels. */
 static size_t work_floats(Shape s) { return (size_t)(2 * BLOCK + 2 * (HORIZONS_MAX + 1) + 1) * s.c; }
 
+/* Four sums side by side: each addition need not wait for the one before it. */
+SWEEP float sum_of(const float *restrict x, ptrdiff_t count) {
+    const ptrdiff_t part = count / 4;
+    const float *restrict x_1 = x + part, *restrict x_2 = x_1 + part, *restrict x_3 = x_2 + part;
+    float sum = 0, sum_1 = 0, sum_2 = 0, sum_3 = 0;
+#pragma omp simd reduction(+ : sum, sum_1, sum_2, sum_3)
+    for (ptrdiff_t i = 0; i < part; i++) {
+        sum += x[i];
+        sum_1 += x_1[i];
+        sum_2 += x_2[i];
+        sum_3 += x_3[i];
+    }
+    for (ptrdiff_t i = 4 * part; i < count; i++) sum += x[i];
+    return (sum + sum_1) + (sum_2 + sum_3);
+}
+
 SWEEP float mean_of(const float *restrict x, ptrdiff_t count) {
     double total = 0;
-    for (ptrdiff_t from = 0; from < count; from += CHUNK) {
-        ptrdiff_t to = from + CHUNK < count ? from + CHUNK : count;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (ptrdiff_t i = from; i < to; i++) sum += x[i];
-        total += sum;
-    }
+    for (ptrdiff_t from = 0; from < count; from += CHUNK)
+        total += sum_of(x + from, from + CHUNK < count ? CHUNK : count - from);
     return (float)(total / count);
 }
 
@@ -48,16 +59,24 @@ SWEEP float mean_of(const float *restrict x, ptrdiff_t count) {
 SWEEP double variance_about(const float *restrict x, ptrdiff_t count, float mean) {
     double off = 0, squares = 0;
     for (ptrdiff_t from = 0; from < count; from += CHUNK) {
-        ptrdiff_t to = from + CHUNK < count ? from + CHUNK : count;
-        float sum = 0, sum2 = 0;
-#pragma omp simd reduction(+ : sum, sum2)
-        for (ptrdiff_t i = from; i < to; i++) {
-            float d = x[i] - mean;
+        const ptrdiff_t here = from + CHUNK < count ? CHUNK : count - from, part = here / 2;
+        const float *restrict a = x + from, *restrict b = a + part;
+        float sum = 0, sum2 = 0, sum_b = 0, sum2_b = 0;
+#pragma omp simd reduction(+ : sum, sum2, sum_b, sum2_b)
+        for (ptrdiff_t i = 0; i < part; i++) {
+            float d = a[i] - mean, d_b = b[i] - mean;
+            sum += d;
+            sum2 += d * d;
+            sum_b += d_b;
+            sum2_b += d_b * d_b;
+        }
+        if (here % 2) {
+            float d = a[here - 1] - mean;
             sum += d;
             sum2 += d * d;
         }
-        off += sum;
-        squares += sum2;
+        off += sum + sum_b;
+        squares += sum2 + sum2_b;
     }
     return (squares - off * off / count) / count;
 }
@@ -93,17 +112,19 @@ SWEEP void reduce_record(const float *restrict x, Shape s, double eps, float *re
     }
 }
 
-/* Add one record to the weighted sums of d = u - centre and of d^2 (+ var_u), a pair of rows for each share. */
+/* Add one record to the weighted sums of d = u - centre and of d^2 (+ var_u): two rows of sums for each horizon, and two
+   that count every record alike. */
 SWEEP void add_record(const float *restrict u, const float *restrict var_u, const float *restrict centre, ptrdiff_t c,
-                      const float share_1, float *restrict sum_1, float *restrict squares_1,
-                      const float share_2, float *restrict sum_2, float *restrict squares_2,
+                      const float *share, const int horizons, float *restrict sum_1,
+                      float *restrict squares_1, float *restrict sum_2, float *restrict squares_2,
                       float *restrict sum, float *restrict squares) {
+    const float share_1 = share[0], share_2 = share[1];
     for (ptrdiff_t i = 0; i < c; i++) {
         float d = u[i] - centre[i], d2 = d * d;
         if (var_u) d2 += var_u[i];
         sum_1[i] += share_1 * d;
         squares_1[i] += share_1 * d2;
-        if (sum_2) {
+        if (horizons == 2) {
             sum_2[i] += share_2 * d;
             squares_2[i] += share_2 * d2;
         }
@@ -112,28 +133,68 @@ SWEEP void add_record(const float *restrict u, const float *restrict var_u, cons
     }
 }
 
+/* Four records at once: each sum is read and written once for all. share: (4, HORIZONS_MAX). */
+SWEEP void add_records(const float *restrict u, const float *restrict var_u, const float *restrict centre, ptrdiff_t c,
+                       const float *share, const int horizons, float *restrict sum_1,
+                       float *restrict squares_1, float *restrict sum_2, float *restrict squares_2,
+                       float *restrict sum, float *restrict squares) {
+    const float a_1 = share[0], a_2 = share[2], a_3 = share[4], a_4 = share[6];
+    const float b_1 = share[1], b_2 = share[3], b_3 = share[5], b_4 = share[7];
+    for (ptrdiff_t i = 0; i < c; i++) {
+        const float middle = centre[i];
+        float d_1 = u[i] - middle, d_2 = u[c + i] - middle, d_3 = u[2 * c + i] - middle, d_4 = u[3 * c + i] - middle;
+        float s_1 = d_1 * d_1, s_2 = d_2 * d_2, s_3 = d_3 * d_3, s_4 = d_4 * d_4;
+        if (var_u) {
+            s_1 += var_u[i];
+            s_2 += var_u[c + i];
+            s_3 += var_u[2 * c + i];
+            s_4 += var_u[3 * c + i];
+        }
+        sum_1[i] += (a_1 * d_1 + a_2 * d_2) + (a_3 * d_3 + a_4 * d_4);
+        squares_1[i] += (a_1 * s_1 + a_2 * s_2) + (a_3 * s_3 + a_4 * s_4);
+        if (horizons == 2) {
+            sum_2[i] += (b_1 * d_1 + b_2 * d_2) + (b_3 * d_3 + b_4 * d_4);
+            squares_2[i] += (b_1 * s_1 + b_2 * s_2) + (b_3 * s_3 + b_4 * s_4);
+        }
+        sum[i] += (d_1 + d_2) + (d_3 + d_4);
+        squares[i] += (s_1 + s_2) + (s_3 + s_4);
+    }
+}
+
 /* Take up to BLOCK records into the moments. share: of the first of them, a row of n for each horizon. */
 SWEEP void merge_block(const float *restrict u, const float *restrict var_u, ptrdiff_t records, Shape s,
                        const float *restrict share, const int horizons, float *restrict work, Moments *moments) {
     const ptrdiff_t c = s.c;
-    float *restrict centre = work, *restrict sums = work + c;
+    float *restrict centre = work, *restrict sums = work + c, share_of[BLOCK][HORIZONS_MAX];
+    double weight[HORIZONS_MAX + 1] = {[1] = 0};
+    for (ptrdiff_t r = 0; r < records; r++)
+        for (int h = 0; h < horizons; h++) {
+            float of_record = share[h * s.n + r];
+            /* arithmetic with denormals is a hundred times slower */
+            weight[h] += share_of[r][h] = of_record < 1e-30f ? 0 : of_record;
+        }
+    weight[horizons] = (double)records;
     memset(work, 0, sizeof(float) * c * (1 + 2 * (horizons + 1)));
     /* From the first record, not from 0: a constant channel is then constant to the last bit. */
     for (ptrdiff_t r = 1; r < records; r++)
         for (ptrdiff_t i = 0; i < c; i++) centre[i] += u[r * c + i] - u[i];
     for (ptrdiff_t i = 0; i < c; i++) centre[i] = u[i] + centre[i] * (1.0f / records);
 
-    double weight[HORIZONS_MAX + 1] = {0};
-    for (ptrdiff_t r = 0; r < records; r++) {
-        float share_of[HORIZONS_MAX + 1];
-        for (int h = 0; h <= horizons; h++) {
-            share_of[h] = h == horizons ? 1.0f : share[h * s.n + r];
-            if (share_of[h] < 1e-30f) share_of[h] = 0; /* arithmetic with denormals is a hundred times slower */
-            weight[h] += share_of[h];
-        }
-        float *alike = sums + 2 * horizons * c, *second = horizons == 2 ? sums + 2 * c : NULL;
-        add_record(u + r * c, var_u ? var_u + r * c : NULL, centre, c, share_of[0], sums, sums + c, share_of[1], second,
-                   second ? second + c : NULL, alike, alike + c);
+    float *alike = sums + 2 * horizons * c;
+    for (ptrdiff_t r = 0, rows; r < records; r += rows) {
+        rows = r + 4 <= records ? 4 : 1;
+        const float *u_r = u + r * c, *var_r = var_u ? var_u + r * c : NULL, *share_r = share_of[r];
+#define ADD(records, var) \
+    add_##records(u_r, var, centre, c, share_r, horizons, sums, sums + c, sums + 2 * c, sums + 3 * c, alike, alike + c)
+        if (rows == 4 && var_u)
+            ADD(records, var_r);
+        else if (rows == 4)
+            ADD(records, NULL);
+        else if (var_u)
+            ADD(record, var_r);
+        else
+            ADD(record, NULL);
+#undef ADD
     }
     for (int h = 0; h <= horizons; h++) {
         if (weight[h] == 0) continue; /* forgotten within the batch */
@@ -200,48 +261,68 @@ typedef struct {
     double *dy, *dy_v, *v_v;
 } Sums;
 
+/* Add `rows` dense records, 1 or 2, to the sums of dy, dy v and v^2: each sum is read and written once for both. */
+SWEEP void add_gradients(const float *restrict dy, const float *restrict x, ptrdiff_t c, const int rows,
+                         const float *restrict record, const float *restrict centre, const float *restrict inverse_std,
+                         float *restrict sum, float *restrict sum_v, float *restrict sum_vv) {
+    const ptrdiff_t next = rows == 2 ? c : 0; /* the second record */
+    const float mean = record ? record[0] : 0, inverse = record ? record[1] : 1;
+    const float mean_2 = record && rows == 2 ? record[2] : 0, inverse_2 = record && rows == 2 ? record[3] : 1;
+    for (ptrdiff_t i = 0; i < c; i++) {
+        float middle = centre[i], by_std = inverse_std[i];
+        float v = ((x[i] - mean) * inverse - middle) * by_std, g = dy[i];
+        if (rows == 1) {
+            sum[i] += g;
+            sum_v[i] += g * v;
+            sum_vv[i] += v * v;
+        } else {
+            float v_2 = ((x[next + i] - mean_2) * inverse_2 - middle) * by_std, g_2 = dy[next + i];
+            sum[i] += g + g_2;
+            sum_v[i] += g * v + g_2 * v_2;
+            sum_vv[i] += v * v + v_2 * v_2;
+        }
+    }
+}
+
 /* Sweep 3: the sums that a projection needs. `sums` comes with zeros. */
 SWEEP void sum_gradient(const float *restrict dy, const float *restrict x, Shape s, const float *restrict record,
                         const float *restrict centre, const float *restrict inverse_std, float *restrict work,
                         Sums sums) {
     float *restrict sum = work, *restrict sum_v = work + s.c, *restrict sum_vv = work + 2 * s.c;
-    for (ptrdiff_t from = 0; from < s.n; from += BLOCK) {
-        ptrdiff_t to = from + BLOCK < s.n ? from + BLOCK : s.n;
+    for (ptrdiff_t from = 0; s.p == 1 && from < s.n; from += BLOCK) {
+        const ptrdiff_t to = from + BLOCK < s.n ? from + BLOCK : s.n;
         memset(work, 0, sizeof(float) * 3 * s.c);
-        for (ptrdiff_t r = from; r < to; r++) {
-            float mean = record ? record[2 * r] : 0, inverse = record ? record[2 * r + 1] : 1;
-            ptrdiff_t at = r * s.c * s.p;
-            if (s.p == 1) {
-                for (ptrdiff_t i = 0; i < s.c; i++) {
-                    float v = ((x[at + i] - mean) * inverse - centre[i]) * inverse_std[i], g = dy[at + i];
-                    sum[i] += g;
-                    sum_v[i] += g * v;
-                    sum_vv[i] += v * v;
-                }
-                continue;
-            }
-            for (ptrdiff_t c = 0; c < s.c; c++)
-                for (ptrdiff_t end = at + s.p; at < end;) {
-                    ptrdiff_t stop = at + CHUNK < end ? at + CHUNK : end;
-                    float total = 0, total_v = 0, total_vv = 0, of_c = centre[c], by_c = inverse_std[c];
-#pragma omp simd reduction(+ : total, total_v, total_vv)
-                    for (ptrdiff_t i = at; i < stop; i++) {
-                        float v = ((x[i] - mean) * inverse - of_c) * by_c, g = dy[i];
-                        total += g;
-                        total_v += g * v;
-                        total_vv += v * v;
-                    }
-                    sums.dy[c] += total;
-                    sums.dy_v[c] += total_v;
-                    sums.v_v[c] += total_vv;
-                    at = stop;
-                }
+        for (ptrdiff_t r = from, rows; r < to; r += rows) {
+            const float *dy_r = dy + r * s.c, *x_r = x + r * s.c, *record_r = record ? record + 2 * r : NULL;
+            if ((rows = r + 2 <= to ? 2 : 1) == 2)
+                add_gradients(dy_r, x_r, s.c, 2, record_r, centre, inverse_std, sum, sum_v, sum_vv);
+            else
+                add_gradients(dy_r, x_r, s.c, 1, record_r, centre, inverse_std, sum, sum_v, sum_vv);
         }
-        if (s.p == 1)
-            for (ptrdiff_t i = 0; i < s.c; i++) {
-                sums.dy[i] += sum[i];
-                sums.dy_v[i] += sum_v[i];
-                sums.v_v[i] += sum_vv[i];
+        for (ptrdiff_t i = 0; i < s.c; i++) {
+            sums.dy[i] += sum[i];
+            sums.dy_v[i] += sum_v[i];
+            sums.v_v[i] += sum_vv[i];
+        }
+    }
+    if (s.p == 1) return;
+    for (ptrdiff_t r = 0, at = 0; r < s.n; r++) {
+        float mean = record ? record[2 * r] : 0, inverse = record ? record[2 * r + 1] : 1;
+        for (ptrdiff_t c = 0; c < s.c; c++)
+            for (ptrdiff_t end = at + s.p; at < end;) {
+                ptrdiff_t stop = at + CHUNK < end ? at + CHUNK : end;
+                float total = 0, total_v = 0, total_vv = 0, of_c = centre[c], by_c = inverse_std[c];
+#pragma omp simd reduction(+ : total, total_v, total_vv)
+                for (ptrdiff_t i = at; i < stop; i++) {
+                    float v = ((x[i] - mean) * inverse - of_c) * by_c, g = dy[i];
+                    total += g;
+                    total_v += g * v;
+                    total_vv += v * v;
+                }
+                sums.dy[c] += total;
+                sums.dy_v[c] += total_v;
+                sums.v_v[c] += total_vv;
+                at = stop;
             }
     }
 }
