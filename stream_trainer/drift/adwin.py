@@ -24,6 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from stream_trainer.drift.calm import Calm
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.errors import ConfigError
 from stream_trainer.types import Detection, Direction, State
@@ -118,7 +119,9 @@ class WeightedAdwin:
         self.options = options or AdwinOptions()
         self._delta = self.options.delta_per_test
         self._value_max = self.options.value_max  # None: to be taken from the next warm-up
-        self._pending = np.zeros(0)  # values of the block that has begun, or of the warm-up
+        self._pending = np.zeros(0)  # values of calm blocks, of the block that has begun, or of the warm-up
+        self._n_calm = 0  # pending blocks of which it is proven that no test would tell a change
+        self._calm: Calm | None = None
         # One column a boundary, the first is the start of the window. Rows: position in blocks since the stream began,
         # sum and sum of squares of the values up to there in units of value_max, age in blocks up to which it is kept.
         self._window_4B = np.zeros((4, 1))
@@ -129,22 +132,31 @@ class WeightedAdwin:
     @property
     def window_records(self) -> int:
         """Values between the start of the window and the last boundary."""
+        self._settle()
         return int(self._window_4B[_POSITION, -1] - self._window_4B[_POSITION, 0]) * self.options.block_records
 
     def update(self, values_N: np.ndarray) -> Sequence[Detection]:
         """Take the values of one batch, each finite and not negative; see contracts.DriftDetector."""
-        n_pending = len(self._pending)
-        values = np.concatenate([self._pending, values_N])
-        block, start, told = self.options.block_records, 0, []
+        self.n_records += len(values_N)
+        n_before, self._pending = len(self._pending), np.concatenate([self._pending, values_N])
+        n_blocks = len(self._pending) // self.options.block_records
+        if n_blocks == self._n_calm or (n_blocks <= _BLOCKS_AT_ONCE and self._stays_calm(n_blocks)):
+            return ()
+        n_before -= self._settle()
+        return self._look(n_before)
+
+    def _look(self, n_before: int) -> list[Detection]:
+        """Test all whole blocks that are pending; `n_before` of these values came before the batch."""
+        values, block, start, told = self._pending, self.options.block_records, 0, list[Detection]()
         while self._knows_range(values[start:]) and (n_blocks := (len(values) - start) // block):
             n_blocks = min(n_blocks, _BLOCKS_AT_ONCE)
-            n_taken, detection = self._take(values[start : start + n_blocks * block].reshape(n_blocks, block))
+            n_taken, detection = self._take(self._scaled(values[start : start + n_blocks * block]))
             start += n_taken * block
             if detection is not None and (detection.direction is Direction.UP or self.options.direction == "both"):
-                told.append(replace(detection, index=start - 1 - n_pending))
+                told.append(replace(detection, index=start - 1 - n_before))
                 self._armed_at = int(self._window_4B[_POSITION, -1]) + -(-self.options.refractory_records // block)
         self._pending = values[start:].copy()
-        self.n_records += len(values_N)
+        self._calm = self._calm_now()
         return told
 
     def evidence(self) -> tuple[float, float]:
@@ -152,6 +164,7 @@ class WeightedAdwin:
 
         In the unit of the values. (0, inf) while the window is too short to be tested.
         """
+        self._settle()
         if self.window_records < self.options.warmup_records or self._value_max is None:
             return 0.0, math.inf
         excess_B, bound_B, n_B = (
@@ -162,6 +175,7 @@ class WeightedAdwin:
         return float(excess_B[best]) * unit, float(bound_B[best]) * unit
 
     def capture(self) -> State:
+        self._settle()
         return State(
             arrays={"pending": self._pending.copy(), "window": self._window_4B.copy()},
             values={
@@ -182,6 +196,44 @@ class WeightedAdwin:
         self._armed_at = state.values["armed_at"]
         self.n_records = state.values["n_records"]
         self.n_detections = {Direction.UP: state.values["n_up"], Direction.DOWN: state.values["n_down"]}
+        self._n_calm, self._calm = 0, self._calm_now()
+
+    # ------------------------------------------------------------ nothing has happened
+
+    def _stays_calm(self, n_blocks: int) -> bool:
+        """Whether no test at the end of any pending block could find a cut; False: not proven."""
+        if self._calm is None:
+            return False
+        fresh = slice(self._n_calm * self.options.block_records, n_blocks * self.options.block_records)
+        if not self._calm.holds(np.add.reduce(self._scaled(self._pending[fresh]), axis=1).tolist()):
+            return False
+        self._n_calm = n_blocks
+        return True
+
+    def _settle(self) -> int:
+        """Add the blocks of which calm is proven to the window; returns how many values they were."""
+        n_values = self._n_calm * self.options.block_records
+        if n_values:
+            self._add(self._scaled(self._pending[:n_values]))
+            self._keep(slice(None))
+            self._pending, self._n_calm = self._pending[n_values:], 0
+            self._calm = self._calm_now()
+        return n_values
+
+    def _calm_now(self) -> Calm | None:
+        """Of the window as it is; None where nothing can be proven."""
+        n_B, sum_B = self._old_parts()
+        if self._value_max is None or n_B[-1] < self.options.warmup_records:
+            return None
+        _, _, variance_1 = self._moments(self._window_4B[:, -1:])
+        return Calm(
+            n_B,
+            sum_B,
+            variance=float(variance_1[0]),
+            log=math.log(2.0 / self._delta * math.log(n_B[-1])),
+            min_effect=self.options.min_effect,
+            block=self.options.block_records,
+        )
 
     # ------------------------------------------------------------ one stretch of whole blocks
 
@@ -192,19 +244,28 @@ class WeightedAdwin:
             self._value_max = max(_SCALE_MEANS * mean, float(np.finfo(np.float64).tiny))
         return self._value_max is not None
 
-    def _take(self, values: np.ndarray) -> tuple[int, Detection | None]:
-        """Add blocks (rows of `values`) up to the first one that completes evidence of a change.
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
+        """(blocks, block_records) of whole blocks, clipped and in units of value_max."""
+        assert self._value_max is not None
+        rows = np.minimum(values, self._value_max).reshape(-1, self.options.block_records)
+        return rows if self._value_max == 1.0 else rows / self._value_max
+
+    def _add(self, scaled: np.ndarray) -> int:
+        """Append the boundaries of these blocks; returns how many there were before."""
+        n_old = self._window_4B.shape[1]
+        self._window_4B = np.concatenate([self._window_4B, self._boundaries(scaled)], axis=1)
+        return n_old
+
+    def _take(self, scaled: np.ndarray) -> tuple[int, Detection | None]:
+        """Add blocks (rows) up to the first one that completes evidence of a change.
 
         Returns: blocks taken, and the detection, its index still to be set.
         """
-        assert self._value_max is not None
-        scaled = np.minimum(values, self._value_max) / self._value_max
-        n_old = self._window_4B.shape[1]
-        self._window_4B = np.concatenate([self._window_4B, self._boundaries(scaled)], axis=1)
+        n_old = self._add(scaled)
         cut = self._first_cut(n_old)
         if cut is None:
             self._keep(slice(None))
-            return len(values), None
+            return len(scaled), None
         end, boundary = cut
         detection = self._describe(end, boundary)
         self.n_detections[detection.direction] += 1

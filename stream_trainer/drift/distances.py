@@ -97,13 +97,14 @@ class Distance:
 
     between: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (recent_FB, reference_FB) -> (F,)
     null: Callable[[np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray]]  # mean_F, spread_F
+    power: float  # mean and spread of chance grow as v ** power
     min_effect: float  # above chance, what is worth telling
     needs_order: bool = False
 
 
 DISTANCES: dict[str, Distance] = {
-    "jensen_shannon": Distance(between=_jensen_shannon, null=_chi_square(1 / 8), min_effect=0.0125),
-    "psi": Distance(between=_psi, null=_chi_square(1.0), min_effect=0.1),  # .1: "moderate" by convention
-    "total_variation": Distance(between=_total_variation, null=_total_variation_null, min_effect=0.1),
-    "wasserstein": Distance(between=_wasserstein, null=_wasserstein_null, min_effect=0.05, needs_order=True),
+    "jensen_shannon": Distance(between=_jensen_shannon, null=_chi_square(1 / 8), power=1.0, min_effect=0.0125),
+    "psi": Distance(between=_psi, null=_chi_square(1.0), power=1.0, min_effect=0.1),  # .1: "moderate" by convention
+    "total_variation": Distance(between=_total_variation, null=_total_variation_null, power=0.5, min_effect=0.1),
+    "wasserstein": Distance(between=_wasserstein, null=_wasserstein_null, power=0.5, min_effect=0.05, needs_order=True),
 }

@@ -1,9 +1,9 @@
 """Have the activations inside a network left their usual place? One number a layer, watched against its own past.
 
 The number is the layer's strain (types.NormDrift): how many times further than usual its recent moments are from the
-remembered ones. Its logarithm is taken on a grid of 256 records, after the batch that reaches it was learned, and told
-when it is beyond mean + max(`sigmas` spreads, ln `ratio_min`), both of that layer's past looks, which fade. What is
-beyond enters the past as the threshold: a drift must not make the next one invisible, and a layer that never comes
+remembered ones. Its logarithm is taken on a grid of 1,024 records, after the batch that reaches it was learned, and
+told when it is beyond mean + max(`sigmas` spreads, ln `ratio_min`), both of that layer's past looks, which fade. What
+is beyond enters the past as the threshold: a drift must not make the next one invisible, and a layer that never comes
 back becomes usual. Told once, and again only after it came back half-way. Needs no labels, and sees what the network
 sees: a change of inputs that it ignores does not show.
 Not here: the numbers themselves (norms/), and layers without moments: they have nothing to leave.
@@ -20,7 +20,7 @@ from stream_trainer.types import Alarm, Detection, Direction, NormDrift, State
 
 __all__ = ["NormSignal", "NormSignalOptions"]
 
-LOOK_RECORDS = 256  # grid of the looks: as long as a usual batch, so that looking costs little of it
+LOOK_RECORDS = 1024  # grid of the looks: the slow memory of a layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class NormSignalOptions:
 
     sigmas: float = 6.0  # of the logarithm, whose tails are a little heavier than a normal's
     ratio_min: float = 4.0  # of strain to its usual: a network that learns moves its own activations by twice
-    half_life_records: int = 16_384  # of mean and spread: 64 looks, so the spread is known to a tenth
+    half_life_records: int = 16_384  # of mean and spread: looks weigh as 46, so the spread is known to a tenth
     warmup_records: int = 8_192  # a network in its first records changes more than any stream
 
     def __post_init__(self) -> None:
@@ -67,12 +67,12 @@ class _Layer:
 class NormSignal:
     """The layers of one model's network.
 
-    >>> signal = NormSignal("mlp", NormSignalOptions(warmup_records=512))
+    >>> signal = NormSignal("mlp", NormSignalOptions(warmup_records=2048))
     >>> calm = NormDrift(distance=0.1, usual=0.1, clipped=0.0, fast_share=0.0, shift=1.0, scale=1.0)
-    >>> [signal.update(256, lambda: {"1": calm}) for _ in range(3)]
-    [[], [], []]
-    >>> [(a.signal, a.layer, a.record) for a in signal.update(256, lambda: {"1": calm._replace(distance=1.0)})]
-    [('norm', '1', 1024)]
+    >>> [signal.update(256, lambda: {"1": calm}) for _ in range(12)] == [[]] * 12
+    True
+    >>> [(a.signal, a.layer, a.record) for a in signal.update(1024, lambda: {"1": calm._replace(distance=1.0)})]
+    [('norm', '1', 4096)]
     """
 
     def __init__(self, model: str, options: NormSignalOptions | None = None) -> None:
@@ -98,7 +98,7 @@ class NormSignal:
             return None
         options, layer = self.options, self._layers.setdefault(name, _Layer())
         layer.value, usual = math.log(strain), layer.mean
-        if layer.looks * LOOK_RECORDS < options.warmup_records:
+        if self._record <= options.warmup_records or layer.looks * LOOK_RECORDS < options.warmup_records:
             layer.add(layer.value, self._keep)
             return None
         margin = max(options.sigmas * math.sqrt(layer.variance), math.log(options.ratio_min))

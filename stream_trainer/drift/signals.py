@@ -56,8 +56,11 @@ class _Watch:
         """Columns that are beyond their threshold and were not before."""
         if not self.names or not self.histograms.is_ready:
             return []
+        self.histograms.count()
         scores = self.histograms.scores()
         beyond_F = scores.value_F > scores.threshold_F
+        if not beyond_F.any() and not self._told_F.any():
+            return []
         fresh = np.flatnonzero(beyond_F & ~self._told_F)
         half_way_F = (scores.chance_F + scores.threshold_F) / 2.0
         self._told_F = beyond_F | (self._told_F & (scores.value_F > half_way_F))
@@ -134,8 +137,8 @@ class FeatureSignal:
         rates: dict[str, FeatureRates] = {}
         for watch in (self._numbers, self._categories):
             if watch.names:
-                scores = watch.histograms.scores()
-                pairs = zip(scores.missing_F.tolist(), scores.unseen_F.tolist(), strict=True)
+                found = watch.histograms.rates()
+                pairs = zip(found.missing_F.tolist(), found.unseen_F.tolist(), strict=True)
                 rates |= {name: FeatureRates(*pair) for name, pair in zip(watch.names, pairs, strict=True)}
         return rates
 
@@ -206,11 +209,11 @@ class PredictionSignal(_ShareSignal):
 
     def update(self, prediction: Prediction) -> list[Alarm]:
         """Predictions of one batch, (N, K) or (N,); those that are not finite are left out."""
-        if self._classes:
-            values_N = prediction.argmax(axis=1)[np.isfinite(prediction).all(axis=1)]
-        else:
-            values_N = prediction[np.isfinite(prediction)].astype(np.float32)
-        return self._update(values_N, len(prediction))
+        n, finite = len(prediction), np.isfinite(prediction)
+        if not finite.all():
+            prediction = prediction[finite.reshape(n, -1).all(axis=1)]
+        values_N = prediction.argmax(axis=1) if self._classes else prediction.astype(np.float32)
+        return self._update(values_N, n)
 
 
 class LabelSignal(_ShareSignal):

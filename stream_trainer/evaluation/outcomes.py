@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BINS", "PROBABILITY_MIN", "ClassOutcomes", "Guesses", "NumberOutcomes", "log_loss"]
+__all__ = [
+    "BINS",
+    "PROBABILITY_MIN",
+    "ClassOutcomes",
+    "Guesses",
+    "NumberOutcomes",
+    "class_error",
+    "log_loss",
+    "number_error",
+]
 
 BINS = 1024
 PROBABILITY_MIN = 1e-15  # log_loss never sees less: one sure mistake costs 34.5, not infinity
@@ -42,12 +51,11 @@ class ClassOutcomes(Guesses):
     @classmethod
     def of(cls, y_N: np.ndarray, p_NK: np.ndarray) -> "ClassOutcomes":
         n, classes = p_NK.shape
+        guess_N = guessed_class(p_NK)
         if classes == 2:
-            guess_N = (p_NK[:, 1] > p_NK[:, 0]).astype(np.int64)
             # The other column, not 1 - p: near 1 that difference has lost all digits.
             binned = y_N * BINS + _bins(p_NK[:, 1], p_NK[:, 0])
         else:
-            guess_N = p_NK.argmax(axis=1)
             curves = np.arange(classes)
             binned = ((2 * curves + (y_N[:, None] == curves)) * BINS + _bins(p_NK, 1 - p_NK)).reshape(-1)
         return cls(
@@ -56,6 +64,22 @@ class ClassOutcomes(Guesses):
             confused=y_N * classes + guess_N,
             binned=binned,
         )
+
+
+def guessed_class(p_NK: np.ndarray) -> np.ndarray:
+    """(N,) the likeliest class, of equally likely ones the first."""
+    guess_N: np.ndarray = p_NK[:, 1] > p_NK[:, 0] if p_NK.shape[1] == 2 else p_NK.argmax(axis=1)
+    return guess_N  # of two classes as bool: 0 and 1 to whoever counts, at a fifth of the cost
+
+
+def class_error(y_N: np.ndarray, p_NK: np.ndarray) -> np.ndarray:
+    """(N,) float64, 1 where the guess is wrong."""
+    return (guessed_class(p_NK) != y_N).astype(np.float64)
+
+
+def number_error(y_N: np.ndarray, prediction_N: np.ndarray) -> np.ndarray:
+    """(N,) float64, the absolute error."""
+    return np.abs(y_N.astype(np.float64) - prediction_N)
 
 
 def _bins(p: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -74,5 +98,4 @@ class NumberOutcomes:
 
     @classmethod
     def of(cls, y_N: np.ndarray, prediction_N: np.ndarray) -> "NumberOutcomes":
-        y_N = y_N.astype(np.float64)
-        return cls(y_N=y_N, error_N=np.abs(y_N - prediction_N))
+        return cls(y_N=y_N.astype(np.float64), error_N=number_error(y_N, prediction_N))

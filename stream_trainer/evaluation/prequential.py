@@ -3,27 +3,21 @@
 N = records of the batch, K = classes. Whoever calls must predict first: this module cannot tell.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from stream_trainer.contracts import Stateful
 from stream_trainer.errors import CheckpointError, ConfigError, ModelError
-from stream_trainer.evaluation.baselines import build_baselines
-from stream_trainer.evaluation.memory import Memory
-from stream_trainer.evaluation.outcomes import ClassOutcomes, NumberOutcomes
-from stream_trainer.evaluation.parts import capture_parts, restore_parts
-from stream_trainer.evaluation.scores import ClassScores, NumberScores, Rates
+from stream_trainer.evaluation.board import Board
+from stream_trainer.evaluation.outcomes import class_error, number_error
+from stream_trainer.evaluation.scores import ClassScores
+from stream_trainer.evaluation.waiting import Waiting
 from stream_trainer.schema import Target, TargetKind
 from stream_trainer.types import Prediction, State
 
 __all__ = ["ModelScores", "Prequential"]
-
-_Outcomes: TypeAlias = ClassOutcomes | NumberOutcomes
-_Scores: TypeAlias = Any  # ClassScores, Rates or NumberScores: the target decides which, for all of a run
 
 SUM_TOLERANCE = 1e-3  # of a row of probabilities: wide for float32 and many classes, narrow enough to catch logits
 NUMBER_MAX = float(np.finfo(np.float32).max)  # labels end here too; larger errors would overflow when squared
@@ -58,12 +52,11 @@ class Prequential:
     """
 
     def __init__(self, target: Target, models: Sequence[str], *, half_life_records: int = 10_000) -> None:
-        self._target = target
+        self._target, self._models = target, tuple(models)
         self._half_life_records = half_life_records
-        self._forms = {"cumulative": Memory(), "fading": Memory(half_life_records)}
-        self._models = {name: self._by_form(self._new_scores) for name in models}
-        self._guesses = {name: self._by_form(self._new_guess_scores) for name in ("majority", "no_change")}
-        self._baselines = build_baselines(target)
+        self._board = self._new_board()
+        self._waiting = Waiting(target, models)
+        self._read: Board | None = None  # what is told until the next record comes
 
     def update(self, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> dict[str, np.ndarray]:
         """Score one batch that no model has learned from yet; all of it or, on an error, nothing.
@@ -72,40 +65,40 @@ class Prequential:
         Raises:  ModelError: predictions of a model are missing, or have another shape than (N, K) or (N,), or are not
                  finite, not probabilities, beyond float32.
         """
-        outcomes = {name: self._outcomes(name, y_N, predictions) for name in self._models}
-        for name, outcome in outcomes.items():
-            for model_scores in self._models[name].values():
-                model_scores.update(outcome)
-        for name, baseline in self._baselines.items():
-            guesses = baseline.guess(y_N)
-            for baseline_scores in self._guesses[name].values():
-                baseline_scores.update(guesses)
-        return {name: outcome.error_N for name, outcome in outcomes.items()}
+        checked = {name: self._checked(name, y_N, predictions) for name in self._models}
+        self._read = None
+        taken = self._waiting.take(y_N, checked)
+        while self._waiting.full:
+            self._board.add(*self._waiting.records())
+            self._waiting.clear()
+            taken += self._waiting.take(y_N[taken:], {name: p[taken:] for name, p in checked.items()})
+        error_of = number_error if self._target.kind is TargetKind.NUMBER else class_error
+        return {name: error_of(y_N, prediction) for name, prediction in checked.items()}
 
     def scores(self) -> dict[str, ModelScores]:
         """Per model. Walks the histograms behind auc: for each report, not for each batch."""
-        return {name: ModelScores(**{form: self._values(name, form) for form in self._forms}) for name in self._models}
+        return {name: ModelScores(**self._to_read().values(name)) for name in self._models}
 
     def baselines(self) -> dict[str, ModelScores]:
         """What "majority" and "no_change" scored over the same records."""
-        return {
-            name: ModelScores(**{form: scores.values() for form, scores in by_form.items()})
-            for name, by_form in self._guesses.items()
-        }
+        return {name: ModelScores(**values) for name, values in self._to_read().guess_values().items()}
 
     def confusion_KK(self, model: str, form: str = "cumulative") -> np.ndarray:
         """Weight of the records by true class (row) and guessed class (column); cumulative: their number.
 
         Raises: ConfigError: the target is a number.
         """
-        scores = self._models[model][form]
+        scores = self._to_read().models[model][form]
         if not isinstance(scores, ClassScores):
             raise ConfigError(f"target {self._target.name!r} is a number; only classes can be confused.")
         return scores.confusion_KK
 
     def capture(self) -> State:
-        parts = capture_parts(self._parts())
-        return State(arrays=parts.arrays, values={"of": self._identity(), **parts.values})
+        board, waiting = self._board.capture(), State.join({"waiting": self._waiting.capture()})
+        return State(
+            arrays={**board.arrays, **waiting.arrays},
+            values={"of": self._identity(), **board.values, **waiting.values},
+        )
 
     def restore(self, state: State) -> None:
         found, expected = state.values["of"], self._identity()
@@ -114,10 +107,24 @@ class Prequential:
                 f"scores: the checkpoint holds scores of {found}, this run keeps scores of {expected}. "
                 "Use the configuration the checkpoint was written with, or start fresh."
             )
-        restore_parts(self._parts(), state)
+        self._read = None
+        self._board.restore(state)
+        self._waiting.clear()
+        if "waiting" in state.values:  # in older states nobody waited
+            self._waiting.restore(state.part("waiting"))
 
-    def _by_form(self, new_scores: Callable[[Memory], _Scores]) -> dict[str, _Scores]:
-        return {form: new_scores(memory) for form, memory in self._forms.items()}
+    def _new_board(self) -> Board:
+        return Board(self._target, self._models, self._half_life_records)
+
+    def _to_read(self) -> Board:
+        """The sums with those who wait. A copy: reading them must not move the grid on which records are summed."""
+        if self._read is None:
+            self._read = self._board
+            if len(self._waiting):
+                self._read = self._new_board()
+                self._read.restore(self._board.capture())
+                self._read.add(*self._waiting.records())
+        return self._read
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -127,34 +134,7 @@ class Prequential:
             "half_life_records": self._half_life_records,
         }
 
-    def _parts(self) -> dict[str, Stateful]:
-        """Everything in here that remembers, by its path in the state."""
-        boards = {"models": self._models, "guesses": self._guesses}
-        parts: dict[str, Stateful] = {
-            f"{board}/{name}/{form}": scores
-            for board, by_name in boards.items()
-            for name, by_form in by_name.items()
-            for form, scores in by_form.items()
-        }
-        return parts | {f"baselines/{name}": baseline for name, baseline in self._baselines.items()}
-
-    def _new_scores(self, memory: Memory) -> _Scores:
-        if self._target.kind is TargetKind.CLASSES:
-            return ClassScores(len(self._target.classes), memory)
-        return NumberScores(memory)
-
-    def _new_guess_scores(self, memory: Memory) -> _Scores:
-        return Rates(memory) if self._target.kind is TargetKind.CLASSES else NumberScores(memory)
-
-    def _values(self, name: str, form: str) -> dict[str, float]:
-        values = self._models[name][form].values()
-        if self._target.kind is TargetKind.CLASSES:
-            no_change = self._guesses["no_change"][form].values()["accuracy"]
-            wrong = 1 - no_change
-            values["kappa_temporal"] = (values["accuracy"] - no_change) / wrong if wrong else math.nan
-        return values
-
-    def _outcomes(self, name: str, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> _Outcomes:
+    def _checked(self, name: str, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> Prediction:
         if name not in predictions:
             came = ", ".join(sorted(predictions)) or "none"
             raise ModelError(f"model {name!r}: expected predictions of every model, came those of: {came}.")
@@ -162,10 +142,10 @@ class Prequential:
         if self._target.kind is TargetKind.CLASSES:
             _check_shape(name, prediction, (len(y_N), len(self._target.classes)))
             _check_probabilities(name, prediction)
-            return ClassOutcomes.of(y_N, prediction)
-        _check_shape(name, prediction, (len(y_N),))
-        _check_numbers(name, prediction)
-        return NumberOutcomes.of(y_N, prediction)
+        else:
+            _check_shape(name, prediction, (len(y_N),))
+            _check_numbers(name, prediction)
+        return prediction
 
 
 def _check_shape(name: str, prediction: np.ndarray, expected: tuple[int, ...]) -> None:
@@ -178,15 +158,20 @@ def _check_shape(name: str, prediction: np.ndarray, expected: tuple[int, ...]) -
 
 def _check_probabilities(name: str, p_NK: np.ndarray) -> None:
     # Written so that NaN fails, and so that nothing is summed that would make numpy warn.
-    if p_NK.size == 0 or (p_NK.min() >= 0 and np.abs(_sums(p_NK) - 1).max() <= SUM_TOLERANCE):
+    if p_NK.size == 0 or (p_NK.min() >= 0 and _near_one(_sums(p_NK)).all()):
         return
     with np.errstate(invalid="ignore"):
-        good_N = (p_NK.min(axis=1) >= 0) & (np.abs(_sums(p_NK) - 1) <= SUM_TOLERANCE)
+        good_N = (p_NK.min(axis=1) >= 0) & _near_one(_sums(p_NK))
     row = int(good_N.argmin())
     raise ModelError(
         f"model {name!r}: predict returned {p_NK[row, :10].tolist()} for record {row} of the batch; "
         "expected finite probabilities that sum to 1. Does the network end in logits, or has it diverged?"
     )
+
+
+def _near_one(sums_N: np.ndarray) -> np.ndarray:
+    near_N: np.ndarray = np.abs(sums_N - 1) <= SUM_TOLERANCE
+    return near_N
 
 
 def _sums(p_NK: np.ndarray) -> np.ndarray:

@@ -1,16 +1,18 @@
 """What watching costs: scores and drift signals as a share of the step of the default network. Is it under 10 %?
 
-Run: OMP_NUM_THREADS=1 nice -n 15 python tests/benchmarks/bench_drift_overhead.py [rounds]
-16 numbers, a binary target, batches of 256, TorchOptions as shipped. In each round every part does its work on the same
-batch, in turn with the step (predict + learn) that it is compared with; a number is the median over rounds of part over
-step, in CPU time of this process, so that a busy neighbour counts for little. References are complete before counting.
+Run: OMP_NUM_THREADS=1 nice -n 15 python tests/benchmarks/bench_drift_overhead.py [stretches]
+16 numbers, a binary target, batches of 16, 256 and 1,024, TorchOptions as shipped. With each batch every part does its
+work in turn with the step (predict + learn) that it is compared with. Some parts do it every 1,024 records, so part and
+step are summed over stretches of 4,096 records; a number is the median over stretches of part over step, in CPU time of
+this process, so that a busy neighbour counts for little. References are complete before counting.
 """
 
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,26 +24,23 @@ from stream_trainer.models import TorchModel, TorchOptions
 from stream_trainer.schema import NumberFeature, Schema, Target
 from stream_trainer.types import Batch
 
-FEATURES, RECORDS, WARMUP = 16, 256, 48
+FEATURES, CUTS = 16, (16, 256, 1024)
+STRETCH, WARMUP = 4096, 3  # records; stretches
 SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"x{i}") for i in range(FEATURES)), target=Target.binary("y"))
 
 
-def batches(n: int) -> list[Batch]:
+def batches(n: int, records: int) -> Iterator[Batch]:
     rng = np.random.default_rng(7)
-    made = []
     for _ in range(n):
-        x_NF = rng.standard_normal((RECORDS, FEATURES), dtype=np.float32)
-        y_N = (x_NF[:, :4].sum(axis=1) + rng.standard_normal(RECORDS) > 0).astype(np.int64)
-        made.append(
-            Batch(
-                x_NF=x_NF,
-                missing_NF=None,
-                category_NC=np.zeros((RECORDS, 0), np.int64),
-                y_N=y_N,
-                timestamp_ms_N=np.full(RECORDS, -1, np.int64),
-            )
+        x_NF = rng.standard_normal((records, FEATURES), dtype=np.float32)
+        y_N = (x_NF[:, :4].sum(axis=1) + rng.standard_normal(records) > 0).astype(np.int64)
+        yield Batch(
+            x_NF=x_NF,
+            missing_NF=None,
+            category_NC=np.zeros((records, 0), np.int64),
+            y_N=y_N,
+            timestamp_ms_N=np.full(records, -1, np.int64),
         )
-    return made
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -78,28 +77,41 @@ class Round:
         return step_s, {name: timed(part) for name, part in parts.items()}
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-    torch.set_num_threads(1)
-    each, steps_ms = Round(), []
-    shares: dict[str, list[float]] = {}
-    for number, batch in enumerate(batches(WARMUP + rounds)):
+def shares(records: int, stretches: int) -> tuple[float, dict[str, list[float]]]:
+    """Median step in ms; part -> its share of the step in each stretch."""
+    each, steps_s = Round(), []
+    found: dict[str, list[float]] = {}
+    total_s: Counter[str] = Counter()
+    for done, batch in enumerate(batches((WARMUP + stretches) * STRETCH // records, records), start=1):
         step_s, parts_s = each.seconds(batch)
-        if number < WARMUP:
-            continue
-        steps_ms.append(1e3 * step_s)
-        together = {
-            "default, together": sum(s for name, s in parts_s.items() if "(default)" in name),
-            "all, together": sum(parts_s.values()),
-        }
-        for name, part_s in {**parts_s, **together}.items():
-            shares.setdefault(name, []).append(part_s / step_s)
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, {rounds} rounds")
-    print(f"step of the default network: {statistics.median(steps_ms):.2f} ms of CPU\n")
-    print("| part | share of the step, median | quartiles |\n|---|---|---|")
-    for name, values in shares.items():
-        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-        print(f"| {name} | {middle:.1%} | {low:.1%} to {high:.1%} |")
+        steps_s.append(step_s)
+        total_s.update(step=step_s, **parts_s)
+        total_s["all, together"] += sum(parts_s.values())
+        total_s["default, together"] += sum(s for name, s in parts_s.items() if "(default)" in name)
+        if done * records % STRETCH == 0:
+            whole_s = total_s.pop("step")
+            if done * records > WARMUP * STRETCH:
+                for name, part_s in total_s.items():
+                    found.setdefault(name, []).append(part_s / whole_s)
+            total_s.clear()
+    return 1e3 * statistics.median(steps_s), found
+
+
+def main() -> None:
+    stretches = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    torch.set_num_threads(1)
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, {stretches} stretches"
+    )
+    print("\n| part | " + " | ".join(f"batches of {records:,}" for records in CUTS) + " |\n|---|" + "---|" * len(CUTS))
+    measured = {records: shares(records, stretches) for records in CUTS}
+    print("| step, median, ms of CPU | " + " | ".join(f"{step_ms:.2f}" for step_ms, _ in measured.values()) + " |")
+    for name in measured[CUTS[0]][1]:
+        cells = []
+        for _, found in measured.values():
+            low, middle, high = np.quantile(found[name], [0.25, 0.5, 0.75])
+            cells.append(f"{middle:.1%} ({low:.1%} to {high:.1%})")
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

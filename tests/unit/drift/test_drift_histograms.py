@@ -61,13 +61,14 @@ def test_recent_window_is_the_weighted_count_by_definition():
     histograms = Histograms(NumberBins(2), SMALL)
     feed(histograms, x_NF, sizes=[7, 193, 1, 500, 777, 1, 1])
     weight_N = 0.5 ** (np.arange(2999, -1, -1) / 100)
-    code_NF = histograms.bins.code(x_NF, None)
-    expected = np.array([np.bincount(code_NF[:, f], weights=weight_N, minlength=13) for f in range(2)])
+    code_FN = histograms.bins.code(x_NF, None)
+    histograms.count()
+    expected = np.array([np.bincount(code_FN[f], weights=weight_N, minlength=13) for f in range(2)])
     arrays = histograms.capture().arrays
 
     assert expected == pytest.approx(arrays["recent_FB"], rel=1e-9, abs=1e-9)
     assert int(weight_N.sum() ** 2 / (weight_N**2).sum()) == histograms.scores().window_records
-    assert np.array_equal([np.bincount(code_NF[:1000, f], minlength=13) for f in range(2)], arrays["reference_FB"])
+    assert np.array_equal([np.bincount(code_FN[f, :1000], minlength=13) for f in range(2)], arrays["reference_FB"])
 
 
 @settings(max_examples=30, deadline=None)
@@ -156,13 +157,13 @@ def test_constant_flag_and_missing_columns_are_counted_where_they_belong():
     feed(histograms, x_NF, missing_NF)
     scores = histograms.scores()
 
-    assert [0.0, 0.0, pytest.approx(1.0)] == scores.missing_F.tolist()
-    assert scores.unseen_F.tolist() == [0.0, 0.0, 0.0]
+    assert [0.0, 0.0, pytest.approx(1.0)] == histograms.rates().missing_F.tolist()
+    assert histograms.rates().unseen_F.tolist() == [0.0, 0.0, 0.0]
     assert (scores.value_F < scores.threshold_F).all()
     histograms.update(x_NF[:50] + np.float32([0.1, 0, 0]), np.zeros((50, 3), dtype=bool))
     scores = histograms.scores()
     assert (scores.value_F > scores.threshold_F).tolist() == [True, False, True]
-    assert scores.unseen_F[0] == pytest.approx(1 - 0.5 ** (50 / 100), abs=1e-6)
+    assert histograms.rates().unseen_F[0] == pytest.approx(1 - 0.5 ** (50 / 100), abs=1e-6)
 
 
 def test_categories_are_folded_and_novelty_is_seen():
@@ -171,13 +172,13 @@ def test_categories_are_folded_and_novelty_is_seen():
     category_NC = np.column_stack([rng.integers(0, 4, 3000), rng.integers(0, 1000, 3000)])
     histograms = Histograms(CategoryBins((8, 1000)), HistogramOptions(distance="wasserstein", reference_records=2000))
     feed(histograms, category_NC, sizes=[100] * 10)
-    calm = histograms.scores()
+    calm_rates = histograms.rates()
     histograms.update(np.column_stack([np.full(200, 6), rng.integers(0, 1000, 200)]))
     scores = histograms.scores()
 
     assert histograms.capture().arrays["recent_FB"].shape == (2, 64)
-    assert calm.unseen_F.tolist() == [0.0, 0.0]
-    assert scores.unseen_F[0] == pytest.approx(1 - 0.5 ** (200 / 256), abs=0.01)
+    assert calm_rates.unseen_F.tolist() == [0.0, 0.0]
+    assert histograms.rates().unseen_F[0] == pytest.approx(1 - 0.5 ** (200 / 256), abs=0.01)
     assert (scores.value_F > scores.threshold_F).tolist() == [True, False]
 
 
@@ -198,7 +199,7 @@ def test_renewal_takes_the_new_world_as_reference():
     scores = histograms.scores()
 
     assert scores.value_F[0] < scores.threshold_F[0] < 1
-    assert scores.unseen_F[0] < 0.05
+    assert histograms.rates().unseen_F[0] < 0.05
 
 
 def test_memory_is_bounded_and_small():

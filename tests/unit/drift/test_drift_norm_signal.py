@@ -20,7 +20,7 @@ def looks(seed=0, spread=0.3):
         yield NormDrift(math.exp(rng.normal(0.0, spread)), 1.0, 0.0, 0.1, 1.0, 1.0)
 
 
-def feed(signal, drifts, n, *, times=1.0, batch=256):
+def feed(signal, drifts, n, *, times=1.0, batch=1024):
     """`n` looks at one layer whose strain is `times` what the stream says."""
     alarms = []
     for _ in range(n):
@@ -33,12 +33,12 @@ def test_a_layer_is_told_once_and_again_only_after_it_came_back():
     """A layer that stays away is one event, not one per look."""
     signal, drifts = NormSignal("mlp"), looks()
     calm = feed(signal, drifts, 400)
-    [alarm] = feed(signal, drifts, 4, times=30.0)
-    back = feed(signal, drifts, 20)
-    again = feed(signal, drifts, 4, times=30.0)
+    [alarm] = feed(signal, drifts, 2, times=30.0)
+    back = feed(signal, drifts, 40)
+    again = feed(signal, drifts, 2, times=30.0)
 
     assert [] == calm == back
-    assert ("norm", "mlp", None, "norms.0", 401 * 256) == (
+    assert ("norm", "mlp", None, "norms.0", 401 * 1024) == (
         alarm.signal,
         alarm.model,
         alarm.feature,
@@ -47,7 +47,7 @@ def test_a_layer_is_told_once_and_again_only_after_it_came_back():
     )
     assert alarm.detection.direction is Direction.UP
     assert alarm.detection.statistic > alarm.detection.threshold > 3 * alarm.detection.before
-    assert [425 * 256] == [each.record for each in again]
+    assert [443 * 1024] == [each.record for each in again]
 
 
 def test_a_layer_that_never_comes_back_becomes_usual():
@@ -59,19 +59,19 @@ def test_a_layer_that_never_comes_back_becomes_usual():
     assert 1 == len(feed(signal, drifts, 4, times=3000.0))
 
 
-def test_a_look_is_taken_once_in_256_records_and_asks_only_then():
+def test_a_look_is_taken_once_in_1024_records_and_asks_only_then():
     """At batches of one, asking every layer after each record would cost more than learning it."""
     signal, asked = NormSignal("mlp"), []
-    for _ in range(1000):
+    for _ in range(4000):
         signal.update(1, lambda: asked.append(1) or {})
 
-    assert 1000 // 256 == len(asked)
+    assert 4000 // 1024 == len(asked)
 
 
 def test_no_alarm_while_warming_up_and_none_from_values_that_are_no_numbers():
     """A young network changes more than any stream; a diverged one says NaN."""
     signal, drifts = NormSignal("mlp"), looks()
-    assert [] == feed(signal, drifts, 16, times=1.0) + feed(signal, drifts, 16, times=1000.0)
+    assert [] == feed(signal, drifts, 4, times=1.0) + feed(signal, drifts, 4, times=1000.0)
     before = signal.capture().values["layers"]
     assert [] == feed(signal, drifts, 3, times=math.nan) + feed(signal, drifts, 3, times=math.inf)
 
@@ -105,7 +105,7 @@ def test_memory_of_other_norm_settings_is_refused():
         ({"sigmas": 0.0}, "sigmas is 0.0; expected a finite number above 0"),
         ({"half_life_records": math.inf}, "half_life_records is inf"),
         ({"ratio_min": 0.5}, "ratio_min is 0.5; expected a finite number of at least 1"),
-        ({"warmup_records": 100}, "warmup_records is 100; expected at least 512"),
+        ({"warmup_records": 100}, "warmup_records is 100; expected at least 2048"),
     ],
 )
 def test_norm_options_that_mean_nothing_are_refused(options, message):
