@@ -5,6 +5,7 @@ A position is always the *next* offset: the first one not yet covered. Columns, 
 records a second a Python object each is what one can afford least. Knows nothing of Kafka, torch or files.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -89,6 +90,13 @@ class RecordChunk:
         """The first `n` records, and the rest; 0 < n < len(self)."""
         cut = self.offsets[n - 1] + 1
         return self._slice(slice(None, n), cut), self._slice(slice(n, None), self.next_offset)
+
+    def before(self, offset: int) -> "RecordChunk":
+        """What of it lies before `offset`; perhaps nothing but the way there."""
+        n = bisect_left(self.offsets, offset)
+        if n == len(self) and self.next_offset <= offset:
+            return self
+        return self._slice(slice(None, n), offset)
 
     def _slice(self, part: slice, next_offset: int) -> "RecordChunk":
         return RecordChunk(

@@ -17,16 +17,25 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from stream_trainer.checkpoints.directory import CheckpointDirectory
 from stream_trainer.checkpoints.local_store import fsync
 from stream_trainer.errors import CheckpointError, ConfigError, Fenced
 from stream_trainer.types import Positions, TopicPartition
 
-__all__ = ["MemberLife", "Members"]
+__all__ = ["MemberLife", "Members", "Newest"]
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Newest(NamedTuple):
+    """The newest checkpoint of a member; (0, 0) and nothing if it has none. Compares by when it was saved."""
+
+    epoch: int
+    step: int
+    positions: Positions
 
 
 class Members:
@@ -50,8 +59,8 @@ class Members:
             return
         fsync(self.root / name)
 
-    def saved_positions(self, name: str) -> Positions:
-        """Up to where its newest checkpoint has learned; empty if there is none."""
+    def newest(self, name: str) -> Newest:
+        """Up to where it has learned for good, by the manifest: its other bytes are not read."""
         while True:
             life = self.life(name)
             directory = CheckpointDirectory(self.path(name, life), identity={}, versions={})
@@ -60,8 +69,9 @@ class Members:
             if life == self.life(name) and (found is None or Path(found.path).exists()):
                 break
         if found is None:
-            return {}
-        return {TopicPartition(topic, partition): at for topic, partition, at in found.body["positions"]}
+            return Newest(0, 0, {})
+        positions = {TopicPartition(topic, partition): at for topic, partition, at in found.body["positions"]}
+        return Newest(found.epoch, found.step, positions)
 
 
 class MemberLife:

@@ -1,6 +1,5 @@
 """A live log read like a file: up to where it ended when we started."""
 
-from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 
 from stream_trainer.contracts import Source
@@ -35,7 +34,7 @@ class UntilEnd:
         kept = []
         for chunk in self.inner.poll(wait_s, records_max):
             self._positions[chunk.partition] = chunk.next_offset  # of the log, not of what we keep: gaps count
-            kept.append(self._clipped(chunk))
+            kept.append(chunk.before(self._ends.get(chunk.partition, 0)))  # a partition found later has no end
         return kept
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
@@ -55,15 +54,3 @@ class UntilEnd:
 
     def close(self) -> None:
         self.inner.close()
-
-    def _clipped(self, chunk: RecordChunk) -> RecordChunk:
-        """What of `chunk` lies before the end; perhaps nothing but the way there."""
-        end = self._ends.get(chunk.partition, 0)  # a partition found later has none
-        n = bisect_left(chunk.offsets, end)
-        if n == len(chunk):
-            return chunk
-        if n:
-            return chunk.split(n)[0]
-        return RecordChunk(
-            partition=chunk.partition, offsets=(), timestamps_ms=(), keys=(), values=(), headers=(), next_offset=end
-        )

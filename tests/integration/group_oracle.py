@@ -142,7 +142,7 @@ class Group:
             snapshot = self._saved_in(self.root).load_newest()
             return {tp.partition: at for tp, at in snapshot.positions.items()} if snapshot else {}
         members, claims = Members(self.root), self._claims()
-        known = [members.saved_positions(path.name) for path in members.root.glob("*") if path.is_dir()]
+        known = [members.newest(path.name).positions for path in members.root.glob("*") if path.is_dir()]
         return {
             tp.partition: max([positions.get(tp, 0) for positions in known] + [claims.newest(tp).position])
             for tp in self._partitions()
