@@ -185,9 +185,18 @@ class Group:
 class Producer:
     """Fills a new topic at a steady rate until it is stopped; remembers what it sent."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, *, partitions: int, records_per_s: float, seed: int) -> None:
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        *,
+        partitions: int,
+        records_per_s: float,
+        seed: int,
+        replicas: int = 1,
+    ) -> None:
         admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
-        admin.create_topics([NewTopic(topic, partitions, 1)])
+        admin.create_topics([NewTopic(topic, partitions, replicas)])
         admin.close()
         self.sent: set[tuple[int, int]] = set()
         self.ends: Counter = Counter()
