@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PATIENCE_S, create_topic, free_port, need_kafka, produce, producer, read_to, until
+from conftest import PATIENCE_S, Broker, create_topic, free_port, need_kafka, produce, producer, read_to, until
 
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.types import TopicPartition
@@ -43,8 +43,6 @@ def test_a_broker_killed_and_restarted_while_we_read_costs_no_record(own_broker,
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory):
     """A broker with a second listener: TLS, and user and password by SCRAM."""
-    from conftest import Broker
-
     need_kafka()
     broker = Broker(tmp_path_factory.mktemp("secure"), "--sasl", f"{USER}:{PASSWORD}", "--tls")
     yield broker
