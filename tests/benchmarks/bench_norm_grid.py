@@ -9,13 +9,12 @@ in the file is not repeated, so the grid may be stopped and go on, and grow.
 """
 
 import argparse
-import csv
 import itertools
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from online_run import Outcome, Step, learn_online
 from online_streams import CUTS, ORDERS, Stream, batches, stream
+from resumable import Results
 from torch import nn
 
 from stream_trainer.models.networks import build_network
@@ -107,46 +107,18 @@ def measure(run: Run) -> Row:
 
 
 def run_all(path: Path, datasets: Iterable[str], optimizer: str) -> None:
-    done = read_done(path)
+    results = Results(path, Run, Row)
     for data, cut, order, norm in itertools.product(datasets, _cheap_first(CUTS), ORDERS, LAYERS):
         if (norm, cut) == ("batch", "1"):
             continue  # it cannot learn from batches of one
         cell = {"data": data, "order": order, "cut": cut, "norm": norm, "optimizer": optimizer}
         tuned = [
-            once(Run(**cell, rate=rate, seed=TUNING_SEED), done, path)
+            results.once(Run(**cell, rate=rate, seed=TUNING_SEED), measure)
             for rate in RATES[optimizer]  # type: ignore[arg-type]
         ]
         best = max(tuned, key=lambda row: row.prequential).rate
         for seed in SEEDS:
-            once(Run(**cell, rate=best, seed=seed), done, path)  # type: ignore[arg-type]
-
-
-def once(run: Run, done: dict[Run, Row], path: Path) -> Row:
-    if run not in done:
-        done[run] = measure(run)
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow({key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(done[run]).items()})
-    return done[run]
-
-
-def read_done(path: Path) -> dict[Run, Row]:
-    """What has been run already, by what was run."""
-    return {_key(row): row for row in read(path)}
-
-
-def read(path: Path) -> Iterator[Row]:
-    if path.exists():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                yield Row(**{field.name: field.type(row[field.name]) for field in fields(Row)})  # type: ignore[operator,arg-type]
-
-
-def _key(row: Row) -> Run:
-    return Run(**{field.name: getattr(row, field.name) for field in fields(Run)})
+            results.once(Run(**cell, rate=best, seed=seed), measure)  # type: ignore[arg-type]
 
 
 def _cheap_first(cuts: Iterable[str]) -> list[str]:
@@ -167,7 +139,7 @@ def cells(rows: Iterable[Row]) -> dict[tuple[str, str, str, str, str], list[Row]
 
 
 def table(path: Path) -> str:
-    rows = list(read(path))
+    rows = list(Results(path, Run, Row))
     found = cells(rows)
     lines = [
         "# Error against batch size, layer by layer",

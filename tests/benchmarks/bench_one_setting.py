@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_norm_grid import Row, Run, once, read_done
+from bench_norm_grid import Row, Run, measure
+from resumable import Results
 
 RECORDS = 4_000
 CUTS = ("1", "4", "16", "64", "variable", "bursty")
@@ -36,16 +37,16 @@ SEEDS = (1, 2, 3)
 
 
 def run_all(path: Path, optimizers: Iterable[str]) -> None:
-    done = read_done(path)
+    results = Results(path, Run, Row)
     streams = (*JUDGED, *BLOCKED, *TABLES)
     for optimizer, norm in itertools.product(optimizers, NORMS):
         for rate, seed in itertools.product(RATES[optimizer], TUNING_SEEDS):
             for run in _cells(norm, optimizer, rate, seed, (*JUDGED, *TABLES)):
-                once(run, done, path)
-        best = best_rate(done.values(), norm, optimizer)
+                results.once(run, measure)
+        best = best_rate(results, norm, optimizer)
         for seed in SEEDS:
             for run in _cells(norm, optimizer, best, seed, streams):
-                once(run, done, path)
+                results.once(run, measure)
 
 
 def _cells(norm: str, optimizer: str, rate: float, seed: int, streams: Iterable[tuple[str, str]]) -> Iterator[Run]:
@@ -69,7 +70,7 @@ def best_rate(rows: Iterable[Row], norm: str, optimizer: str) -> float:
 
 
 def table(path: Path) -> str:
-    rows = [row for row in read_done(path).values() if row.seed in SEEDS]
+    rows = [row for row in Results(path, Run, Row) if row.seed in SEEDS]
     lines = [
         "# One setting, any cut",
         "",

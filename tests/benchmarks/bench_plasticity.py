@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from csv_runs import once, read_done
 from online_streams import fashion
 from plasticity_rivals import UPGD, ContinualBackprop, ShrinkAndPerturb
+from resumable import Results
 from torch import Tensor, nn
 
 from stream_trainer.models.networks import build_network
@@ -191,7 +191,7 @@ def measure(run: Run) -> Row:
 
 
 def table(path: Path) -> str:
-    rows = list(read_done(path, Run, Row).values())
+    rows = list(Results(path, Run, Row))
     lines = [
         "# Who is still able to learn after many changes",
         "",
@@ -248,10 +248,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "run":
-        done = read_done(options.out, Run, Row)
+        results = Results(options.out, Run, Row)
         for seed, optimizer, norm in itertools.product(options.seeds, options.optimizers, options.norms):
             key = Run(norm=norm, optimizer=optimizer, tasks=options.tasks, task_records=options.records, seed=seed)
-            print(once(key, done, options.out, measure, Row), flush=True)
+            print(results.once(key, measure), flush=True)
     else:
         options.path.with_suffix(".md").write_text(table(options.path))
         print(options.path.with_suffix(".md").read_text())
