@@ -190,7 +190,7 @@ def test_our_rules_are_loaded_evaluated_and_quiet(prometheus):
 
     rules = until(evaluated, "the rules are evaluated")
 
-    assert len(rules) == 8
+    assert len(rules) == 11
     assert {rule["name"] for rule in rules if rule["state"] == "firing"} == set()
 
 
