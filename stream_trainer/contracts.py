@@ -3,7 +3,7 @@
 Structural types: a plugin needs no base class. The shared checks in `testing.checks` run on everything registered.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +23,7 @@ from stream_trainer.types import (
     TopicPartition,
 )
 
-__all__ = ["DeadLetters", "Decoder", "DriftDetector", "Model", "Source", "Stateful"]
+__all__ = ["CapturesLate", "DeadLetters", "Decoder", "DriftDetector", "Model", "Source", "Stateful"]
 
 
 class Stateful(Protocol):
@@ -34,6 +34,15 @@ class Stateful(Protocol):
 
     def restore(self, state: State) -> None:
         """Become what was captured. Raises CheckpointError if it came from another configuration."""
+
+
+@runtime_checkable
+class CapturesLate(Protocol):
+    """Whoever remembers so much that learning would stand still for the copy. Optional, beside `capture`."""
+
+    def capture_late(self) -> tuple[State, Callable[[], None]]:
+        """A state whose arrays are whole once the function beside it has run, in whatever thread; until then its owner
+        changes no original without running it first."""
 
 
 class Source(Protocol):

@@ -6,7 +6,7 @@ records a second a Python object each is what one can afford least. Knows nothin
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -389,3 +389,9 @@ class Snapshot:
     counts: Counts
     parts: Mapping[str, State]  # "models/mlp", "scores", "drift", ...: who captured it restores it
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # topic -> hexadecimal, of sources that know it
+    unfinished: Sequence[Callable[[], None]] = ()  # copies of large arrays that are still to be made
+
+    def finish(self) -> None:
+        """Make every array whole, from any thread, before the first is read; costs nothing the second time."""
+        for finish in self.unfinished:
+            finish()

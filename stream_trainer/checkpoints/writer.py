@@ -1,6 +1,7 @@
 """Saving beside learning: one thread, at most one save in flight.
 
-The snapshot is a copy already, so learning goes on while it is written; all the loop pays for is the copy. A save that
+The snapshot is a copy, so learning goes on while it is written; copies of large arrays are made here, too, unless the
+loop needs the originals first. A save that
 fails is reported, not raised: the positions it would have promised are simply not committed, and the next save tries.
 """
 
@@ -66,6 +67,7 @@ class BackgroundWriter:
         started_s = self._monotonic_s()
         size_bytes, failure = 0, None
         try:
+            snapshot.finish()
             size_bytes = self._save(snapshot)
         except Exception as error:  # whatever it is, the loop must hear of it
             failure = error

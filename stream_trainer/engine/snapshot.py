@@ -6,9 +6,9 @@ A part is whatever implements Stateful; its name says where it goes back. Not he
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from stream_trainer.contracts import Stateful
+from stream_trainer.contracts import CapturesLate, Stateful
 from stream_trainer.errors import CheckpointError
-from stream_trainer.types import Counts, Positions, Snapshot
+from stream_trainer.types import Counts, Positions, Snapshot, State
 
 __all__ = ["capture", "restore"]
 
@@ -19,12 +19,17 @@ def capture(
     counts: Counts,
     topic_ids: Mapping[str, str] = MappingProxyType({}),
 ) -> Snapshot:
-    """A copy of all parts between two batches; later batches do not change it."""
+    """All parts between two batches; later batches do not change it. Call its `finish` before reading arrays."""
+    states: dict[str, State] = {}
+    unfinished = []
+    for name, part in parts.items():
+        if isinstance(part, CapturesLate):
+            states[name], finish = part.capture_late()
+            unfinished.append(finish)
+        else:
+            states[name] = part.capture()
     return Snapshot(
-        positions=dict(positions),
-        counts=counts,
-        parts={name: part.capture() for name, part in parts.items()},
-        topic_ids=dict(topic_ids),
+        positions=dict(positions), counts=counts, parts=states, topic_ids=dict(topic_ids), unfinished=tuple(unfinished)
     )
 
 

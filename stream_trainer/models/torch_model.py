@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_trainer.errors import CheckpointError, ConfigError, ModelError
+from stream_trainer.errors import CheckpointError, ModelError
 from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
 from stream_trainer.models.initial_weights import InitialWeights
-from stream_trainer.models.optimizer_state import capture_optimizer, restore_optimizer
+from stream_trainer.models.late_copy import LateCopy
 from stream_trainer.models.own_randomness import own_randomness
 from stream_trainer.models.plasticity import PlasticityWatch, weight_lengths
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
+from stream_trainer.models.step_factors import StepFactors, checked_factor
 from stream_trainer.models.torch_options import TorchOptions, build_configured
+from stream_trainer.models.torch_state import check_same_tensors, optimizer_memory, restore_optimizer, under
 from stream_trainer.norms import NormDrift, drift_numbers
 from stream_trainer.optimizers import Stepper, build_optimizer
 from stream_trainer.schema import Schema, TargetKind
@@ -41,9 +43,10 @@ class TorchModel:
         """Raises ConfigError for whatever in `options` cannot be built for this schema."""
         self.schema, self.options, self.device = schema, options, torch.device(device)
         self._records = 0  # learned so far
-        self._rate_factor = self._pull_factor = 1.0
+        self._factors = StepFactors()
         self._seed = options.seed  # of the state: it comes with a state that another seed began
         self._initial = InitialWeights(self._build)
+        self._late = LateCopy()  # of the last snapshot; whole before anything of it changes
         self.network = self._build(self._seed)
         name, settings = options.optimizer_spec
         optimizer = build_optimizer(name, self.network.parameters(), **settings)
@@ -70,14 +73,14 @@ class TorchModel:
 
         Captured with the rest. Raises: ConfigError: the factor is not above 0 and finite.
         """
-        self._rate_factor = _checked_factor("scale_rate", factor)
+        self._factors.rate = checked_factor("scale_rate", factor)
 
     def scale_pull(self, factor: float) -> None:
         """Pull to the initial weights `factor` times as hard from now on; 1: as configured, to the last bit.
 
         Captured with the rest. Without effect where the optimizer does not pull. Raises: ConfigError as `scale_rate`.
         """
-        self._pull_factor = _checked_factor("scale_pull", factor)
+        self._factors.pull = checked_factor("scale_pull", factor)
 
     # ------------------------------------------------------------ predict
 
@@ -134,6 +137,8 @@ class TorchModel:
         if rate is None:
             self._recall(past)
             return LearnReport(skipped="worse")
+        if not self._records:
+            self._initial.leave_out(optimizer_memory(self.optimizer)[0], self._seed)  # dear once: not in the first save
         self._records += len(batch)
         return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=rate)
 
@@ -157,20 +162,9 @@ class TorchModel:
         return learning_rate
 
     def _step(self, records: int, closure: Callable[[], float] | None = None) -> float:
-        """Scaled settings live only while the step is made: the groups, and every saved state, hold the base ones."""
-        groups = self.optimizer.param_groups
-        base: list[dict[str, Any]] = [
-            {key: g[key] for key in ("lr", "pull_horizon_records") if key in g} for g in groups
-        ]
-        for group in groups:
-            group["lr"] *= self._rate_factor
-            if group.get("pull_horizon_records") is not None:
-                group["pull_horizon_records"] /= self._pull_factor
-        try:
+        self._late.finish()
+        with self._factors.applied(self.optimizer.param_groups):
             return self._stepper.step(records, closure)
-        finally:
-            for group, settings in zip(groups, base):
-                group.update(settings)
 
     def _backward(self, batch: Batch, target: Tensor) -> float:
         """Predict in training mode, and leave the gradients of the mean loss; returns the loss."""
@@ -219,22 +213,35 @@ class TorchModel:
 
     def capture(self) -> State:
         """Tensors under network., optimizer. and standardiser.; no pickles."""
-        network = {f"network.{name}": tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        optimizer, settings = capture_optimizer(self.optimizer)
+        state, finish = self.capture_late()
+        finish()
+        return state
+
+    def capture_late(self) -> tuple[State, Callable[[], None]]:
+        """The same, but large tensors are whole only after the call of what is returned beside it: from any thread,
+        and at the latest, by ourselves, when the next batch's gradients are known."""
+        self._late.finish()
+        late = self._late = LateCopy()
+        weights = {name for name, _ in self.network.named_parameters()}  # the forward pass moves the rest: now or never
+        network = {
+            f"network.{name}": late.of(tensor) if name in weights else tensor.detach().clone()
+            for name, tensor in self.network.state_dict().items()
+        }
+        optimizer, settings = optimizer_memory(self.optimizer)
         optimizer, initial = self._initial.leave_out(optimizer, self._seed)
         inputs = {f"standardiser.{name}": array for name, array in self._standardiser.capture().items()}
         target = {f"target.{name}": array for name, array in self._target_scale.capture().items()}
-        return State(
+        state = State(
             arrays={
                 **network,
-                **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
+                **{f"optimizer.{name}": late.of(tensor) for name, tensor in optimizer.items()},
                 **inputs,
                 **target,
             },
             values={
                 "records": self._records,
-                "rate_factor": self._rate_factor,
-                "pull_factor": self._pull_factor,
+                "rate_factor": self._factors.rate,
+                "pull_factor": self._factors.pull,
                 "seed": self._seed,
                 "initial": initial,
                 "initial_lengths": dict(self._plasticity.initial_lengths),
@@ -242,6 +249,7 @@ class TorchModel:
                 **self._identity(),
             },
         )
+        return state, late.finish
 
     def restore(self, state: State) -> None:
         """Become what was captured.
@@ -255,19 +263,20 @@ class TorchModel:
                     f"torch model: the checkpoint has {name} {state.values.get(name)!r}, this run {value!r}. "
                     "Start with the configuration it was saved with, or from a fresh checkpoint directory."
                 )
-        network = {name: torch.as_tensor(array) for name, array in _under("network.", state.arrays).items()}
-        _check_same_tensors(self.network.state_dict(), network)
+        self._late.finish()
+        network = {name: torch.as_tensor(array) for name, array in under("network.", state.arrays).items()}
+        check_same_tensors(self.network.state_dict(), network)
         seed = state.values.get("seed", self.options.seed)  # like the factors: older states have none
-        optimizer = self._initial.put_back(_under("optimizer.", state.arrays), state.values.get("initial"), seed)
+        optimizer = self._initial.put_back(under("optimizer.", state.arrays), state.values.get("initial"), seed)
         restore_optimizer(self.optimizer, optimizer, state.values["optimizer"])
         self.network.load_state_dict(network)
-        self._standardiser.restore(_under("standardiser.", state.arrays))
-        self._target_scale.restore(_under("target.", state.arrays))
+        self._standardiser.restore(under("standardiser.", state.arrays))
+        self._target_scale.restore(under("target.", state.arrays))
         self._records, self._seed = state.values["records"], seed
         lengths = state.values.get("initial_lengths")  # likewise; there the seed makes the weights again
         self._plasticity.restart(weight_lengths(self._build(seed)) if lengths is None else lengths)
-        self._rate_factor = state.values.get("rate_factor", 1.0)
-        self._pull_factor = state.values.get("pull_factor", 1.0)
+        self._factors.rate = state.values.get("rate_factor", 1.0)
+        self._factors.pull = state.values.get("pull_factor", 1.0)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -283,12 +292,6 @@ def _copy_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(value)
 
 
-def _checked_factor(method: str, factor: float) -> float:
-    if not 0 < factor < math.inf:
-        raise ConfigError(f"{method} was given {factor}; expected a finite factor above 0, 1 for the configured value.")
-    return factor
-
-
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:
     """Euclidean norm over all gradients; of a sparse one the entries of a row are added up first, as they will be."""
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -299,18 +302,3 @@ def _gradient_norm(parameters: list[nn.Parameter]) -> float:
 def _softmax(logits_NK: np.ndarray) -> np.ndarray:
     exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
     return exp_NK / exp_NK.sum(axis=1, keepdims=True)
-
-
-def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _check_same_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    shapes = {name: list(tensor.shape) for name, tensor in expected.items()}
-    found_shapes = {name: list(tensor.shape) for name, tensor in found.items()}
-    if shapes != found_shapes:
-        name = sorted(k for k in {*shapes, *found_shapes} if shapes.get(k) != found_shapes.get(k))[0]
-        raise CheckpointError(
-            f"torch model: tensor {name!r} has shape {found_shapes.get(name)} in the checkpoint and {shapes.get(name)} "
-            "in the configured network. Start with the network it was saved with."
-        )

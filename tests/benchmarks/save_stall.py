@@ -2,9 +2,10 @@
 
 One process, one torch thread, an MLP of ten million parameters with stream_adamw (40 MB of weights, 80 MB of moments),
 batches of 16. Blocks of steps without and with saves take turns, so that whatever else the machine does falls on both.
-A pause is what the loop does for a save: capture and handing over. Beside it: step times while a save is under way and
-while none is. Each time is taken twice: by the clock, and as CPU time of the loop's own thread, which says what the
-work costs where other programs share the cores. Run: python tests/benchmarks/save_stall.py [--out FILE]
+A pause is all that the loop does for a save: capture, handing over, and what the optimizer then waits until its weights
+are copied. Beside it: step times while a save is under way and while none is. Each time is taken twice: by the clock,
+and as CPU time of the loop's own thread, which says what the work costs where other programs share the cores.
+Run: python tests/benchmarks/save_stall.py [--out FILE]
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -20,14 +22,15 @@ import torch
 
 from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory
 from stream_trainer.engine.snapshot import capture
-from stream_trainer.models import TorchOptions, build_model
+from stream_trainer.models import TorchOptions, build_model, torch_model
+from stream_trainer.models.late_copy import LateCopy
 from stream_trainer.schema import NumberFeature, Schema, Target
 from stream_trainer.service.memory import keep_freed_memory
 from stream_trainer.types import Batch, Counts
 
 FEATURES, BATCH_RECORDS = 32, 16
 HIDDEN = (3_150, 3_150)  # 10.0 million parameters
-BLOCK_STEPS, BLOCKS = 10, 12
+BLOCK_STEPS, BLOCKS = 10, 80
 SEED = 3
 
 
@@ -53,15 +56,28 @@ def now_ms() -> np.ndarray:
     return 1e3 * np.array([time.perf_counter(), time.thread_time()])
 
 
+class TimedLateCopy(LateCopy):
+    """Remembers how long its finishing held up the thread that learns."""
+
+    learner, waited_ms = threading.get_ident(), np.zeros(2)
+
+    def finish(self) -> None:
+        begun = now_ms()
+        super().finish()
+        if threading.get_ident() == self.learner:
+            TimedLateCopy.waited_ms += now_ms() - begun
+
+
 def measure(*, keep_freed: bool) -> dict[str, list]:
     torch.set_num_threads(1)
+    torch_model.LateCopy = TimedLateCopy
     if keep_freed:
         assert keep_freed_memory()
     schema = Schema(numbers=tuple(NumberFeature(name=f"x{i}") for i in range(FEATURES)), target=Target.binary("y"))
     model = build_model(schema, "torch", TorchOptions(net="mlp", hidden=HIDDEN, seed=SEED))
     n_parameters = sum(p.numel() for p in model.network.parameters())
     pool = batches(20)
-    times_ms: dict[str, list] = {name: [] for name in ("off", "on", "beside", "pause", "save", "parameters")}
+    times_ms: dict[str, list] = {name: [] for name in ("off", "on", "beside", "wait", "pause", "save", "parameters")}
     times_ms["parameters"].append(n_parameters)
     with tempfile.TemporaryDirectory() as folder:
         directory = CheckpointDirectory(Path(folder) / "c", identity={}, versions={}, keep=2)
@@ -77,6 +93,7 @@ def measure(*, keep_freed: bool) -> dict[str, list]:
                     writer.start(capture({"models/mlp": model}, {}, Counts(batches=step)))
                     paused = now_ms() - begun
                 batch = pool[step % len(pool)]
+                TimedLateCopy.waited_ms[:] = 0
                 begun = now_ms()
                 model.predict(batch)
                 model.learn(batch)
@@ -86,7 +103,8 @@ def measure(*, keep_freed: bool) -> dict[str, list]:
                     if writer.busy:
                         times_ms["beside"].append(stepped)
                     if paused.any():
-                        times_ms["pause"].append(paused)
+                        times_ms["wait"].append(TimedLateCopy.waited_ms.copy())
+                        times_ms["pause"].append(paused + TimedLateCopy.waited_ms)
                 step += 1
                 if saved := writer.collect():
                     assert saved.error is None, saved.error
@@ -104,7 +122,8 @@ def report(times_ms: dict[str, list]) -> str:
         ("step, saves off", "off"),
         ("step, saves on, pauses included", "on"),
         ("step beside a save under way", "beside"),
-        ("pause: capture and handing over", "pause"),
+        ("pause: capture, handing over, waiting for the copy", "pause"),
+        ("of it waiting", "wait"),
         ("a whole save, in its thread", "save"),
     ]
     lines = ["| milliseconds | n | p50 | p99 | CPU p50 | CPU p99 |", "|---|---|---|---|---|---|"]
