@@ -4,6 +4,7 @@ Not here: distributions against a reference (signals.py), the detectors themselv
 Shape suffixes: N = records, K = classes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -30,11 +31,12 @@ class _MeanSignal:
 
     def _watch(self, values_N: np.ndarray) -> list[Alarm]:
         """In arrival order; those that are not finite (a model gone wild) are left out."""
-        finite_N = np.isfinite(values_N)
-        whole = bool(finite_N.all())
-        found: Sequence[Detection] = self.detector.update(values_N if whole else values_N[finite_N])
-        if not whole:
-            place = np.flatnonzero(finite_N)
+        found: Sequence[Detection]
+        if math.isfinite(values_N.sum()):  # then each of them is
+            found = self.detector.update(values_N)
+        else:
+            place = np.flatnonzero(np.isfinite(values_N))
+            found = self.detector.update(values_N[place])
             found = [replace(detection, index=int(place[detection.index])) for detection in found]
         first, self._record = self._record, self._record + len(values_N)
         return [
@@ -90,4 +92,7 @@ class ConfidenceSignal(_MeanSignal):
     def update(self, prediction: Prediction) -> list[Alarm]:
         """(N, K) probabilities of one batch."""
         # Class by class over all records: the largest of each row by itself takes five times as long.
-        return self._watch(1.0 - prediction.T.copy().max(axis=0))
+        surest_N = prediction[:, 0]
+        for share_N in prediction.T[1:]:
+            surest_N = np.maximum(surest_N, share_N)
+        return self._watch(1.0 - surest_N)

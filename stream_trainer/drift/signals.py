@@ -9,13 +9,15 @@ as features: blocks of pixels have no tenths.
 Shape suffixes: N = records, F = numbers, C = categories, K = classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from stream_trainer.drift.bins import CategoryBins, NumberBins
-from stream_trainer.drift.histograms import HistogramOptions, Histograms
+from stream_trainer.drift.histogram_options import HistogramOptions
+from stream_trainer.drift.histograms import Histograms
 from stream_trainer.drift.restoring import part_of
 from stream_trainer.schema import Schema, Target, TargetKind
 from stream_trainer.types import Alarm, Batch, Detection, Direction, Prediction, State
@@ -57,6 +59,8 @@ class _Watch:
         if not self.names or not self.histograms.is_ready:
             return []
         self.histograms.count()
+        if self.histograms.nothing_new(self._told_F):
+            return []
         scores = self.histograms.scores()
         beyond_F = scores.value_F > scores.threshold_F
         if not beyond_F.any() and not self._told_F.any():
@@ -209,11 +213,16 @@ class PredictionSignal(_ShareSignal):
 
     def update(self, prediction: Prediction) -> list[Alarm]:
         """Predictions of one batch, (N, K) or (N,); those that are not finite are left out."""
-        n, finite = len(prediction), np.isfinite(prediction)
-        if not finite.all():
-            prediction = prediction[finite.reshape(n, -1).all(axis=1)]
-        values_N = prediction.argmax(axis=1) if self._classes else prediction.astype(np.float32)
-        return self._update(values_N, n)
+        n = len(prediction)
+        if not math.isfinite(prediction.sum()):  # if it is, each of them is
+            prediction = prediction[np.isfinite(prediction).reshape(n, -1).all(axis=1)]
+        return self._update(_likeliest(prediction) if self._classes else prediction.astype(np.float32), n)
+
+
+def _likeliest(p_NK: np.ndarray) -> np.ndarray:
+    """(N,) class, of equally likely ones the first; of two as one comparison, at a fifth of the cost of argmax."""
+    guess_N: np.ndarray = p_NK[:, 1] > p_NK[:, 0] if p_NK.shape[1] == 2 else p_NK.argmax(axis=1)
+    return guess_N.astype(np.int64)
 
 
 class LabelSignal(_ShareSignal):

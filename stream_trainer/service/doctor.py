@@ -19,6 +19,7 @@ from stream_trainer.checkpoints.object_store import ObjectStore
 from stream_trainer.clock import SystemClock
 from stream_trainer.contracts import Decoder
 from stream_trainer.decoding import build_decoder
+from stream_trainer.drift import drift_kernel_in_use
 from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.errors import StreamTrainerError
 from stream_trainer.norms import kernel_in_use
@@ -76,8 +77,9 @@ def _check(name: str, call: Callable[[], str]) -> Finding:
 
 def _models(config: RunConfig) -> str:
     check_buildable(config)
-    made_with = f"torch {version('torch')}, river {version('river')}, norm kernel {kernel_in_use()}"
-    return f"{', '.join(config.models)} can be built ({made_with})"
+    made_with = f"torch {version('torch')}, river {version('river')}"
+    kernels = f"norm kernel {kernel_in_use()}, drift kernel {drift_kernel_in_use()}"
+    return f"{', '.join(config.models)} can be built ({made_with}, {kernels})"
 
 
 def _codecs() -> str:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from stream_trainer.drift.bins import CategoryBins, NumberBins
 from stream_trainer.drift.distances import DISTANCES, threshold
-from stream_trainer.drift.histograms import HistogramOptions, Histograms
+from stream_trainer.drift.histogram_options import HistogramOptions
+from stream_trainer.drift.histograms import Histograms
 from stream_trainer.errors import CheckpointError, ConfigError
 
 SMALL = HistogramOptions(binning_records=200, reference_records=1000, half_life_records=100)
@@ -61,10 +62,10 @@ def test_recent_window_is_the_weighted_count_by_definition():
     histograms = Histograms(NumberBins(2), SMALL)
     feed(histograms, x_NF, sizes=[7, 193, 1, 500, 777, 1, 1])
     weight_N = 0.5 ** (np.arange(2999, -1, -1) / 100)
-    code_FN = histograms.bins.code(x_NF, None)
     histograms.count()
-    expected = np.array([np.bincount(code_FN[f], weights=weight_N, minlength=13) for f in range(2)])
     arrays = histograms.capture().arrays
+    code_FN = np.array([np.searchsorted(arrays["bins_edges"][:, f], x_NF[:, f]) for f in range(2)])
+    expected = np.array([np.bincount(code_FN[f], weights=weight_N, minlength=13) for f in range(2)])
 
     assert expected == pytest.approx(arrays["recent_FB"], rel=1e-9, abs=1e-9)
     assert int(weight_N.sum() ** 2 / (weight_N**2).sum()) == histograms.scores().window_records

@@ -1,0 +1,329 @@
+/* Counting and proving for the drift signals: one call where numpy takes dozens of small operations.
+
+   What is counted here has the bits that numpy's code beside it would give: the same sums, added in the same order, and
+   no a * b + c in one rounding (-ffp-contract=off). What is proven here is only that nothing will be told: it is said
+   with a margin, and whatever comes nearer is decided by numpy. So no alarm and no state tells which of them was used.
+
+   Arrays come as buffers, and are refused if their type, shape or order is another than the one named here.
+   Shape suffixes: N = records, F = columns, B = bins or boundaries, E = edges. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define CALLS 1       /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
+#define BUFFERS_MAX 6 /* of one call */
+#define LANES 8       /* columns coded together */
+#define MARGIN 1e-6   /* nearer than this share to a threshold is left to numpy */
+
+/* ------------------------------------------------------------ arrays from Python */
+
+typedef struct {
+    Py_buffer view[BUFFERS_MAX];
+    int n;
+} Held;
+
+static void release(Held *held) {
+    while (held->n) PyBuffer_Release(&held->view[--held->n]);
+}
+
+/* The buffer of an array of this kind: f float32, d float64, l int64, ? bool; NULL with an exception. */
+static Py_buffer *hold(Held *held, PyObject *array, char kind, int dims, int flags) {
+    Py_buffer *view = &held->view[held->n];
+    if (PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT) < 0) return NULL;
+    held->n++;
+    const char found = view->format ? view->format[0] == 'q' ? 'l' : view->format[0] : 'B';
+    const int bytes = kind == 'f' ? 4 : kind == '?' ? 1 : 8;
+    if (found == kind && view->itemsize == bytes && view->ndim == dims) return view;
+    PyErr_Format(PyExc_TypeError, "expected an array of type %c and %d dimensions, got type %s and %d dimensions", kind,
+                 dims, view->format ? view->format : "B", view->ndim);
+    return NULL;
+}
+
+static int fits(int right) {
+    if (!right) PyErr_SetString(PyExc_ValueError, "the shapes of the arrays do not belong together");
+    return right;
+}
+
+static int arguments(Py_ssize_t count, Py_ssize_t expected) {
+    if (count == expected) return 1;
+    PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
+    return 0;
+}
+
+/* ------------------------------------------------------------ counting */
+
+/* Add the weights of the records to the bins of their values: bin = edges passed, or the last one where missing. */
+static void add_numbers(const float *x, const char *missing, const float *edge, const double *weight, double *count,
+                        Py_ssize_t records, Py_ssize_t columns, Py_ssize_t edges) {
+    const Py_ssize_t bins = edges + 2;
+    for (Py_ssize_t first = 0; first < columns; first += LANES) {
+        const Py_ssize_t lanes = columns - first < LANES ? columns - first : LANES;
+        for (Py_ssize_t n = 0; n < records; n++) {
+            const float *row = x + n * columns + first;
+            int32_t code[LANES] = {0};
+            if (lanes == LANES) {
+                float value[LANES];
+                memcpy(value, row, sizeof value);
+                for (Py_ssize_t e = 0; e < edges; e++)
+                    for (int lane = 0; lane < LANES; lane++) code[lane] += value[lane] > edge[e * columns + first + lane];
+            } else {
+                for (Py_ssize_t e = 0; e < edges; e++)
+                    for (int lane = 0; lane < lanes; lane++) code[lane] += row[lane] > edge[e * columns + first + lane];
+            }
+            for (int lane = 0; lane < lanes; lane++) {
+                const int gone = missing && missing[n * columns + first + lane];
+                count[(first + lane) * bins + (gone ? edges + 1 : code[lane])] += weight[n];
+            }
+        }
+    }
+}
+
+/* count_numbers(x_NF, missing_NF or None, edge_EF, weight_N, count_FB): adds to count_FB. */
+static PyObject *call_count_numbers(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    Held held = {.n = 0};
+    Py_buffer *x, *missing = NULL, *edge, *weight, *out;
+    PyObject *result = NULL;
+    if (arguments(count, 5) && (x = hold(&held, args[0], 'f', 2, PyBUF_C_CONTIGUOUS)) &&
+        (args[1] == Py_None || (missing = hold(&held, args[1], '?', 2, PyBUF_C_CONTIGUOUS))) &&
+        (edge = hold(&held, args[2], 'f', 2, PyBUF_C_CONTIGUOUS)) &&
+        (weight = hold(&held, args[3], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
+        (out = hold(&held, args[4], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        fits(weight->shape[0] == x->shape[0] && edge->shape[1] == x->shape[1] && out->shape[0] == x->shape[1] &&
+             out->shape[1] == edge->shape[0] + 2 &&
+             (!missing || (missing->shape[0] == x->shape[0] && missing->shape[1] == x->shape[1])))) {
+        add_numbers(x->buf, missing ? missing->buf : NULL, edge->buf, weight->buf, out->buf, x->shape[0], x->shape[1],
+                    edge->shape[0]);
+        result = Py_NewRef(Py_None);
+    }
+    release(&held);
+    return result;
+}
+
+/* count_categories(category_NF, weight_N, count_FB): adds to count_FB, categories folded by its number of bins. */
+static PyObject *call_count_categories(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    Held held = {.n = 0};
+    Py_buffer *category, *weight, *out;
+    PyObject *result = NULL;
+    if (arguments(count, 3) && (category = hold(&held, args[0], 'l', 2, PyBUF_C_CONTIGUOUS)) &&
+        (weight = hold(&held, args[1], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
+        (out = hold(&held, args[2], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        fits(weight->shape[0] == category->shape[0] && out->shape[0] == category->shape[1] && out->shape[1] > 0)) {
+        const int64_t *value = category->buf, bins = out->shape[1];
+        const double *weights = weight->buf;
+        for (Py_ssize_t n = 0; n < category->shape[0]; n++) {
+            double *row = out->buf;
+            for (Py_ssize_t f = 0; f < category->shape[1]; f++, value++, row += bins) {
+                const int64_t rest = (uint64_t)*value < (uint64_t)bins ? *value : *value % bins;
+                row[rest < 0 ? rest + bins : rest] += weights[n]; /* as numpy: never below 0 */
+            }
+        }
+        result = Py_NewRef(Py_None);
+    }
+    release(&held);
+    return result;
+}
+
+/* ------------------------------------------------------------ proving that no column is told */
+
+typedef double (*Distance)(const double *count, const double *reference, Py_ssize_t bins, double scale, double pseudo,
+                           double total);
+
+#define SHARE(b) ((count[b] * scale + pseudo) / total)
+
+static double psi(const double *count, const double *reference, Py_ssize_t bins, double scale, double pseudo,
+                  double total) {
+    double sum = 0.0;
+    for (Py_ssize_t b = 0; b < bins; b++) {
+        const double p = reference[b], q = SHARE(b);
+        sum += (q - p) * log(q / p);
+    }
+    return sum;
+}
+
+static double jensen_shannon(const double *count, const double *reference, Py_ssize_t bins, double scale, double pseudo,
+                             double total) {
+    double sum = 0.0;
+    for (Py_ssize_t b = 0; b < bins; b++) {
+        const double p = reference[b], q = SHARE(b), middle = (p + q) / 2.0;
+        sum += q * log(q / middle) + p * log(p / middle);
+    }
+    return sum / 2.0;
+}
+
+static double total_variation(const double *count, const double *reference, Py_ssize_t bins, double scale, double pseudo,
+                              double total) {
+    double sum = 0.0;
+    for (Py_ssize_t b = 0; b < bins; b++) sum += fabs(SHARE(b) - reference[b]);
+    return sum / 2.0;
+}
+
+static double wasserstein(const double *count, const double *reference, Py_ssize_t bins, double scale, double pseudo,
+                          double total) {
+    double sum = 0.0, gap = 0.0;
+    for (Py_ssize_t b = 0; b + 1 < bins; b++) {
+        gap += SHARE(b) - reference[b];
+        sum += fabs(gap);
+    }
+    return sum / (double)(bins - 1);
+}
+
+static Distance distance_named(PyObject *name) {
+    const char *wanted = PyUnicode_AsUTF8(name);
+    if (!wanted) return NULL;
+    if (strcmp(wanted, "psi") == 0) return psi;
+    if (strcmp(wanted, "jensen_shannon") == 0) return jensen_shannon;
+    if (strcmp(wanted, "total_variation") == 0) return total_variation;
+    if (strcmp(wanted, "wasserstein") == 0) return wasserstein;
+    PyErr_Format(PyExc_ValueError, "the kernel knows no distance %R", name);
+    return NULL;
+}
+
+/* nothing_new(distance, count_FB, reference_FB, chance_F, beyond_F, told_F, scale, pseudo, total, v, effect_min) ->
+   whether no column is near its threshold, nor near half of it where it was told. `chance` and `beyond` are for v = 1.
+   The reference may have fewer bins than the counts: those after them do not count. */
+static PyObject *call_nothing_new(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    Held held = {.n = 0};
+    Py_buffer *counts, *reference, *chance, *beyond, *told;
+    PyObject *result = NULL;
+    Distance distance;
+    if (arguments(count, 11) && (distance = distance_named(args[0])) &&
+        (counts = hold(&held, args[1], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
+        (reference = hold(&held, args[2], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
+        (chance = hold(&held, args[3], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
+        (beyond = hold(&held, args[4], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
+        (told = hold(&held, args[5], '?', 1, PyBUF_C_CONTIGUOUS)) &&
+        fits(reference->shape[0] == counts->shape[0] && reference->shape[1] <= counts->shape[1] &&
+             chance->shape[0] == counts->shape[0] && beyond->shape[0] == counts->shape[0] &&
+             told->shape[0] == counts->shape[0])) {
+        const double scale = PyFloat_AsDouble(args[6]), pseudo = PyFloat_AsDouble(args[7]),
+                     total = PyFloat_AsDouble(args[8]), v = PyFloat_AsDouble(args[9]),
+                     effect_min = PyFloat_AsDouble(args[10]);
+        const double *row = counts->buf, *known = reference->buf, *usual = chance->buf, *above = beyond->buf;
+        const char *was_told = told->buf;
+        int near = 0;
+        for (Py_ssize_t f = 0; f < counts->shape[0] && !near; f++) {
+            const double value = distance(row, known, reference->shape[1], scale, pseudo, total);
+            const double least = usual[f] * v, margin = above[f] * v > effect_min ? above[f] * v : effect_min;
+            near = was_told[f] ? !(value > (least + margin / 2.0) * (1.0 + MARGIN))
+                               : !(value < (least + margin) * (1.0 - MARGIN));
+            row += counts->shape[1];
+            known += reference->shape[1];
+        }
+        if (!PyErr_Occurred()) result = PyBool_FromLong(!near);
+    }
+    release(&held);
+    return result;
+}
+
+/* ------------------------------------------------------------ proving that no cut of a window is significant */
+
+typedef struct {
+    double *position, *sum, *squares, *reach; /* the rows of adwin_window.py */
+    Py_ssize_t boundaries;
+} Window;
+
+static void add_block(Window *w, const double *values, Py_ssize_t block, double value_max, double resolution) {
+    double sum = 0.0, squares = 0.0;
+    for (Py_ssize_t i = 0; i < block; i++) {
+        const double value = (values[i] < value_max ? values[i] : value_max) / value_max;
+        sum += value;
+        squares += value * value;
+    }
+    const Py_ssize_t last = w->boundaries - 1, next = w->boundaries++;
+    const int64_t position = (int64_t)w->position[last] + 1;
+    w->position[next] = (double)position;
+    w->sum[next] = w->sum[last] + sum;
+    w->squares[next] = w->squares[last] + squares;
+    w->reach[next] = resolution * (double)(position & -position);
+}
+
+/* Forget the boundaries that have outlived their reach; the first is the start of the window and stays. */
+static void forget(Window *w) {
+    const double end = w->position[w->boundaries - 1];
+    Py_ssize_t kept = 1;
+    for (Py_ssize_t b = 1; b < w->boundaries; b++) {
+        if (end - w->position[b] > w->reach[b]) continue;
+        w->position[kept] = w->position[b];
+        w->sum[kept] = w->sum[b];
+        w->squares[kept] = w->squares[b];
+        w->reach[kept++] = w->reach[b];
+    }
+    w->boundaries = kept;
+}
+
+/* Whether any cut may be significant at the end of the window; 0 is certain. The bound of adwin_window.py, squared. */
+static int may_cut(const Window *w, double block, double log_scale, double effect_min) {
+    const Py_ssize_t last = w->boundaries - 1;
+    const double start = w->position[0], sum_start = w->sum[0], n = (w->position[last] - start) * block;
+    const double mean = (w->sum[last] - sum_start) / n;
+    const double variance = (w->squares[last] - w->squares[0]) / n - mean * mean;
+    const double log_term = log(log_scale * log(n)), least = 2.0 / 3.0 * log_term;
+    const double spread = 2.0 * (variance > 0.0 ? variance : 0.0) * log_term;
+    int near = 0;
+    for (Py_ssize_t b = 1; b < last; b++) {
+        const double n_old = (w->position[b] - start) * block, harmonic = n_old - n_old * n_old / n;
+        const double excess = fabs(mean * n_old - (w->sum[b] - sum_start)) * (1.0 + MARGIN), over = excess - least;
+        near |= (over > 0.0) & (over * over > spread * harmonic) & (excess > effect_min * harmonic);
+    }
+    return near;
+}
+
+/* advance(window_4B, out_4B, values_N, block, value_max, resolution, log_scale, effect_min, tested_from) -> (blocks, B)
+   Copies the window to `out`, and adds whole blocks of the values to it as long as no cut can be significant at their
+   end, which is looked at from position `tested_from` on. Returns how many were added, and the boundaries there are. */
+static PyObject *call_advance(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    Held held = {.n = 0};
+    Py_buffer *window, *out, *values;
+    PyObject *result = NULL;
+    if (!arguments(count, 9)) return NULL;
+    const Py_ssize_t block = PyLong_AsSsize_t(args[3]);
+    const double value_max = PyFloat_AsDouble(args[4]), resolution = PyFloat_AsDouble(args[5]),
+                 log_scale = PyFloat_AsDouble(args[6]), effect_min = PyFloat_AsDouble(args[7]),
+                 tested_from = PyFloat_AsDouble(args[8]);
+    if (PyErr_Occurred()) return NULL;
+    if ((window = hold(&held, args[0], 'd', 2, PyBUF_STRIDES)) &&
+        (out = hold(&held, args[1], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        (values = hold(&held, args[2], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
+        fits(block > 0 && window->shape[0] == 4 && window->shape[1] > 0 && out->shape[0] == 4 &&
+             out->shape[1] >= window->shape[1] + values->shape[0] / block)) {
+        double *rows = out->buf;
+        const Py_ssize_t width = out->shape[1], blocks = values->shape[0] / block;
+        for (int row = 0; row < 4; row++)
+            for (Py_ssize_t b = 0; b < window->shape[1]; b++)
+                rows[row * width + b] =
+                    *(double *)((char *)window->buf + row * window->strides[0] + b * window->strides[1]);
+        Window w = {rows, rows + width, rows + 2 * width, rows + 3 * width, window->shape[1]};
+        Py_ssize_t done = 0;
+        for (; done < blocks; done++) {
+            add_block(&w, (double *)values->buf + done * block, block, value_max, resolution);
+            forget(&w);
+            if (w.position[w.boundaries - 1] >= tested_from && may_cut(&w, (double)block, log_scale, effect_min)) {
+                w.boundaries--;
+                break;
+            }
+        }
+        result = Py_BuildValue("nn", done, w.boundaries);
+    }
+    release(&held);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"count_numbers", (PyCFunction)(void (*)(void))call_count_numbers, METH_FASTCALL, NULL},
+    {"count_categories", (PyCFunction)(void (*)(void))call_count_categories, METH_FASTCALL, NULL},
+    {"nothing_new", (PyCFunction)(void (*)(void))call_nothing_new, METH_FASTCALL, NULL},
+    {"advance", (PyCFunction)(void (*)(void))call_advance, METH_FASTCALL, NULL},
+    {NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, methods};
+
+PyMODINIT_FUNC PyInit__kernel(void) {
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddIntConstant(module, "CALLS", CALLS) < 0) Py_CLEAR(module);
+    return module;
+}
