@@ -1,187 +1,15 @@
 /* Batch Renorm and Adaptive Batch Renorm, one call forward and one backward: what the torch path beside it computes in
-   thirty to a hundred small operations. Called by kernel.py alone, which has checked that every tensor is float32, on
-   the CPU, contiguous and of the right shape: addresses come as integers and are believed. 0 stands for "none".
-
-   The formulas are those of batch_renorm.py and adaptive_batch_renorm.py; the sweeps over a batch are in _sweeps.h. */
+   thirty to a hundred small operations. The passes are in _passes.h; here they are chosen by instruction set and given
+   to Python. Called by fused.py alone, after kernel.py has asked `takes`: the tensors are then float32, on the CPU,
+   contiguous and of the right shape, and their addresses are believed. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "_control.h"
-#include "_sweeps.h"
+#include "_passes.h"
 
-#define CALLS 2          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
+#define CALLS 3          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
-
-typedef struct {
-    Shape shape;
-    const float *x, *weight, *bias;
-    float *mean, *var;       /* (H, C) running moments */
-    double *memory;          /* (H) what all past records weigh */
-    double mass[HORIZONS_MAX], kept[HORIZONS_MAX]; /* weight of the batch, and what remains of every older weight */
-    long long *n_records;
-    const float *share;      /* (H, N) of each record in the batch */
-    double eps, r_max, d_max;
-    Control *control;        /* adaptive: moved if `learning` */
-    double log_q, noise, learn_floor;
-    int learning;
-    float *record;           /* out: (N, 2) */
-    float *channel;          /* out: (4, C) for backward */
-    float *r_d;              /* out: (2, C) std and mean of the batch in running standard deviations: r, d unlimited */
-    float *y;
-} Forward;
-
-typedef struct {
-    Shape shape;
-    const float *dy, *x, *weight, *record, *channel;
-    Control *control;        /* adaptive: moved if `learning` */
-    double correlation, learn_floor;
-    int damps, learning;
-    float *dx, *dweight, *dbias;
-} Backward;
-
-/* One allocation a call, cut into rows of doubles and floats. */
-typedef struct {
-    double *rows_d;
-    float *rows_f, *work;
-} Scratch;
-
-static int scratch_for(Shape s, Scratch *scratch) {
-    size_t doubles = 2 * (HORIZONS_MAX + 1) * (size_t)s.c, floats = 4 * (size_t)s.c + work_floats(s);
-    scratch->rows_d = PyMem_RawMalloc(doubles * sizeof(double) + floats * sizeof(float));
-    if (!scratch->rows_d) return -1;
-    memset(scratch->rows_d, 0, doubles * sizeof(double));
-    scratch->rows_f = (float *)(scratch->rows_d + doubles);
-    scratch->work = scratch->rows_f + 4 * s.c;
-    return 0;
-}
-
-/* Move running moments by a batch: see merge_moments_ in moments.py. */
-SWEEP void merge_running(Forward *f, const Moments *batch, const int horizons) {
-    const ptrdiff_t c = f->shape.c;
-    for (int h = 0; h < horizons; h++) {
-        f->memory[h] = f->memory[h] * f->kept[h] + f->mass[h];
-        const double w = f->mass[h] / f->memory[h];
-        const double *restrict mean_new = batch->mean + h * c, *restrict var_new = batch->scatter + h * c;
-        float *restrict mean = f->mean + h * c, *restrict var = f->var + h * c;
-        for (ptrdiff_t i = 0; i < c; i++) {
-            double step = mean_new[i] - mean[i], moved = w * step;
-            mean[i] = (float)(mean[i] + moved);
-            var[i] = (float)(var[i] + w * (var_new[i] - var[i]) + moved * (step - moved));
-        }
-    }
-    *f->n_records += f->shape.n;
-}
-
-SWEEP double limit(double value, double low, double high) {
-    return value < low ? low : value > high ? high : value; /* a nan stays a nan */
-}
-
-SWEEP void adaptive_forward(Forward *f, Scratch scratch) {
-    const ptrdiff_t c = f->shape.c;
-    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
-    measure(f->x, f->shape, f->eps, f->record, f->share, 2, scratch.work, &batch);
-    const double *mean_batch = batch.mean + 2 * c, *var_batch = batch.scatter + 2 * c;
-    float *scale = scratch.rows_f, *offset = scale + c;
-    float *mean_x = f->channel, *centre = mean_x + c, *inverse = centre + c, *gap = inverse + c;
-    double power = 0;
-    for (ptrdiff_t i = 0; i < c; i++) {
-        double apart = (double)f->mean[c + i] - f->mean[i], var = f->var[i];
-        var += f->control->share * (f->var[c + i] - var);
-        double by_std = 1 / sqrt(var + f->eps), shift = (mean_batch[i] - (f->mean[i] + f->control->share * apart)) * by_std;
-        double limited = limit(shift, -SHIFT_MAX, SHIFT_MAX), weight = f->weight ? f->weight[i] : 1;
-        power += shift * shift;
-        centre[i] = (float)mean_batch[i];
-        inverse[i] = (float)by_std;
-        mean_x[i] = (float)limited;
-        gap[i] = (float)apart;
-        f->r_d[i] = (float)(sqrt(var_batch[i] + f->eps) * by_std);
-        f->r_d[c + i] = (float)shift;
-        scale[i] = (float)(by_std * weight);
-        offset[i] = (float)(limited * weight + (f->bias ? f->bias[i] : 0));
-    }
-    normalise(f->x, f->shape, f->record, centre, scale, offset, f->y);
-    if (!f->learning) return;
-    merge_running(f, &batch, 2);
-    double distance = 0;
-    for (ptrdiff_t i = 0; i < c; i++) {
-        double apart = (double)f->mean[c + i] - f->mean[i], slow = f->var[i] + f->eps, fast = f->var[c + i] + f->eps;
-        double spread = log(fast / slow);
-        distance += apart * apart / slow + spread * spread / 2;
-    }
-    observe(f->control, f->shape.n, (double)*f->n_records, f->log_q, power / c, distance / c + f->noise, f->learn_floor);
-}
-
-SWEEP void adaptive_backward(Backward *b, Scratch scratch) {
-    const ptrdiff_t c = b->shape.c;
-    const float *mean_x = b->channel, *centre = mean_x + c, *inverse = centre + c, *gap = inverse + c;
-    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
-    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
-    sum_gradient(b->dy, b->x, b->shape, b->record, centre, inverse, scratch.work, sums);
-    const double n = b->shape.n, values = n * b->shape.p, s = trust(n, b->shape.p, b->correlation);
-    const double damping = b->damps ? damp(b->control, n, b->learning) : 1;
-    double floor_gradient = 0;
-    for (ptrdiff_t i = 0; i < c; i++) {
-        double by_std = inverse[i], x = mean_x[i], sum_g = sums.dy[i], sum_gv = sums.dy_v[i];
-        double to_g = by_std * (b->weight ? b->weight[i] : 1);
-        if (b->dbias) {
-            b->dbias[i] = (float)sum_g;
-            b->dweight[i] = (float)(sum_gv + x * sum_g);
-        }
-        floor_gradient -= sum_g * to_g * gap[i];
-        /* With v = xhat - mean(xhat): slope and intercept of g on (1, xhat), shrunk towards mean 0 and variance 1. */
-        double covariance = sum_gv + (1 - s) * x * sum_g;
-        double variance = sums.v_v[i] / values + (1 - s) * x * x + (1 - s + 1e-6) / s;
-        double slope_x = covariance / variance / values;
-        scale[i] = (float)(to_g * damping);
-        off[i] = (float)(s * sum_g / values + (1 - s) * slope_x * x);
-        slope[i] = (float)(slope_x * by_std);
-    }
-    if (b->learning && b->learn_floor > 0) learn_floor_from(b->control, floor_gradient, n, b->learn_floor);
-    if (b->dx) project_gradient(b->dy, b->x, b->shape, b->record, centre, scale, off, slope, b->dx);
-}
-
-SWEEP void renorm_forward(Forward *f, Scratch scratch) {
-    const ptrdiff_t c = f->shape.c;
-    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
-    measure(f->x, f->shape, f->eps, NULL, f->share, 1, scratch.work, &batch);
-    float *scale = scratch.rows_f, *offset = scale + c;
-    float *centre = f->channel, *inverse = centre + c, *r = inverse + c, *d = r + c;
-    for (ptrdiff_t i = 0; i < c; i++) {
-        double mean = batch.mean[c + i], std = sqrt(batch.scatter[c + i] + f->eps), running = sqrt(f->var[i] + f->eps);
-        double ratio = std / running, shift = (mean - f->mean[i]) / running, weight = f->weight ? f->weight[i] : 1;
-        double r_limited = limit(ratio, 1 / f->r_max, f->r_max), d_limited = limit(shift, -f->d_max, f->d_max);
-        centre[i] = (float)mean;
-        inverse[i] = (float)(1 / std);
-        r[i] = (float)r_limited;
-        d[i] = (float)d_limited;
-        f->r_d[i] = (float)ratio;
-        f->r_d[c + i] = (float)shift;
-        scale[i] = (float)(r_limited / std * weight);
-        offset[i] = (float)(d_limited * weight + (f->bias ? f->bias[i] : 0));
-    }
-    normalise(f->x, f->shape, NULL, centre, scale, offset, f->y);
-    if (f->learning) merge_running(f, &batch, 1);
-}
-
-SWEEP void renorm_backward(Backward *b, Scratch scratch) {
-    const ptrdiff_t c = b->shape.c;
-    const float *centre = b->channel, *inverse = centre + c, *r = inverse + c, *d = r + c;
-    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
-    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
-    sum_gradient(b->dy, b->x, b->shape, NULL, centre, inverse, scratch.work, sums);
-    const double values = (double)b->shape.n * b->shape.p;
-    for (ptrdiff_t i = 0; i < c; i++) {
-        if (b->dbias) {
-            b->dbias[i] = (float)sums.dy[i];
-            b->dweight[i] = (float)(r[i] * sums.dy_v[i] + d[i] * sums.dy[i]);
-        }
-        scale[i] = (float)((double)inverse[i] * r[i] * (b->weight ? b->weight[i] : 1));
-        off[i] = (float)(sums.dy[i] / values);
-        slope[i] = (float)(inverse[i] * sums.dy_v[i] / values);
-    }
-    if (b->dx) project_gradient(b->dy, b->x, b->shape, NULL, centre, scale, off, slope, b->dx);
-}
 
 /* ------------------------------------------------------------ instruction sets */
 
@@ -207,30 +35,74 @@ COMPILE(avx2, __attribute__((target("avx2,fma"))))
 
 static const Path *path = &path_portable;
 
-/* ------------------------------------------------------------ Python */
+/* ------------------------------------------------------------ what comes from Python */
 
-typedef union {
-    void *p;
-    Py_ssize_t i;
-    double d;
-} Argument;
+/* Looked up once, when the module is made; torch's by `introduce`. */
+static PyObject *data_ptr, *dtype, *is_cpu, *is_contiguous, *mean, *var, *weight, *n_records;
+static PyObject *tensor_type, *float32, *increment_version;
 
-/* One letter an argument: p address, i size, d number. */
-static int parse(PyObject *const *args, Py_ssize_t count, const char *letters, Argument *out) {
-    if (count != (Py_ssize_t)strlen(letters)) {
-        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", (Py_ssize_t)strlen(letters), count);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (letters[i] == 'p')
-            out[i].p = PyLong_AsVoidPtr(args[i]);
-        else if (letters[i] == 'i')
-            out[i].i = PyLong_AsSsize_t(args[i]);
-        else
-            out[i].d = PyFloat_AsDouble(args[i]);
-    }
-    return PyErr_Occurred() ? -1 : 0;
+/* The arguments of a call, taken one after another. The first that does not fit sets the error; go on, and ask at the end. */
+typedef struct {
+    PyObject *const *next;
+    int failed;
+} Arguments;
+
+static double number(Arguments *a) {
+    double value = a->failed ? 0 : PyFloat_AsDouble(*a->next++);
+    a->failed |= value == -1 && PyErr_Occurred();
+    return value;
 }
+
+static int truth(Arguments *a) {
+    int value = a->failed ? 0 : PyObject_IsTrue(*a->next++);
+    a->failed |= value < 0;
+    return value;
+}
+
+/* Address of a tensor's first value; of None, or of no tensor at all, 0. */
+static void *address_of(PyObject *tensor, int *failed) {
+    if (*failed || !tensor || tensor == Py_None) return NULL;
+    PyObject *value = PyObject_CallMethodNoArgs(tensor, data_ptr);
+    void *address = value ? PyLong_AsVoidPtr(value) : NULL;
+    Py_XDECREF(value);
+    *failed |= PyErr_Occurred() != NULL;
+    return address;
+}
+
+static void *address(Arguments *a) { return a->failed ? NULL : address_of(*a->next++, &a->failed); }
+
+/* A torch.Size: records, channels, and any number of axes of positions. */
+static Shape shape(Arguments *a) {
+    Shape s = {1, 1, 1};
+    if (a->failed) return s;
+    PyObject *size = *a->next++;
+    if (!PyTuple_Check(size) || PyTuple_GET_SIZE(size) < 2) {
+        PyErr_SetString(PyExc_TypeError, "expected the shape of a batch");
+        a->failed = 1;
+        return s;
+    }
+    s.n = PyLong_AsSsize_t(PyTuple_GET_ITEM(size, 0));
+    s.c = PyLong_AsSsize_t(PyTuple_GET_ITEM(size, 1));
+    for (Py_ssize_t i = 2; i < PyTuple_GET_SIZE(size); i++) s.p *= PyLong_AsSsize_t(PyTuple_GET_ITEM(size, i));
+    a->failed |= PyErr_Occurred() != NULL;
+    return s;
+}
+
+/* A tuple of numbers, one for each horizon. */
+static void per_horizon(Arguments *a, double *values) {
+    if (a->failed) return;
+    PyObject *tuple = *a->next++;
+    for (Py_ssize_t h = 0; h < HORIZONS_MAX && h < PyTuple_GET_SIZE(tuple); h++)
+        values[h] = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, h));
+    a->failed |= PyErr_Occurred() != NULL;
+}
+
+static int expects(Py_ssize_t count, Py_ssize_t expected) {
+    if (count != expected) PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
+    return count == expected;
+}
+
+/* ------------------------------------------------------------ the calls */
 
 #define RUN(call, shape)                                                                                          \
     do {                                                                                                          \
@@ -242,86 +114,162 @@ static int parse(PyObject *const *args, Py_ssize_t count, const char *letters, A
             Py_BEGIN_ALLOW_THREADS call;                                                                          \
             Py_END_ALLOW_THREADS                                                                                  \
         }                                                                                                         \
-        PyMem_RawFree(scratch.rows_d);                                                                            \
+        free(scratch.rows_d);                                                                                     \
     } while (0)
 
-/* What both forward passes are given; each adds its own numbers. */
-#define FORWARD "iiippppppppppppiddddd"
-
-static Forward forward_of(const Argument *a) {
-    return (Forward){.shape = {a[0].i, a[1].i, a[2].i},
-                     .x = a[3].p,
-                     .y = a[4].p,
-                     .weight = a[5].p,
-                     .bias = a[6].p,
-                     .mean = a[7].p,
-                     .var = a[8].p,
-                     .memory = a[9].p,
-                     .n_records = a[10].p,
-                     .share = a[11].p,
-                     .record = a[12].p,
-                     .channel = a[13].p,
-                     .r_d = a[14].p,
-                     .learning = a[15].i != 0,
-                     .eps = a[16].d,
-                     .mass = {a[17].d, a[18].d},
-                     .kept = {a[19].d, a[20].d}};
+/* The buffers of the moments, which autograd is told of if they are about to move. */
+static void moments(Arguments *a, Forward *f) {
+    if (a->failed) return;
+    PyObject *buffers = *a->next++, *mean_tensor = PyDict_GetItemWithError(buffers, mean);
+    PyObject *var_tensor = PyDict_GetItemWithError(buffers, var);
+    f->mean = address_of(mean_tensor, &a->failed);
+    f->var = address_of(var_tensor, &a->failed);
+    f->memory = address_of(PyDict_GetItemWithError(buffers, weight), &a->failed);
+    f->n_records = address_of(PyDict_GetItemWithError(buffers, n_records), &a->failed);
+    if (a->failed || !f->learning) return;
+    PyObject *moved = PyTuple_Pack(2, mean_tensor, var_tensor);
+    PyObject *done = moved ? PyObject_CallOneArg(increment_version, moved) : NULL;
+    a->failed |= !done;
+    Py_XDECREF(done);
+    Py_XDECREF(moved);
 }
 
+/* What both forward passes are given first: 11 arguments. */
+#define FORWARD 11
+
+static Forward forward_of(Arguments *a) {
+    Forward f = {.shape = shape(a)};
+    f.x = address(a);
+    f.y = address(a);
+    f.weight = address(a);
+    f.bias = address(a);
+    f.channel = address(a);
+    f.share = address(a);
+    per_horizon(a, f.mass);
+    per_horizon(a, f.kept);
+    f.eps = number(a);
+    f.learning = truth(a);
+    return f;
+}
+
+/* adaptive_forward(..., buffers, r_d, per_record, control, log_q, noise, learn_floor) -> (correlation, finite) */
 static PyObject *call_adaptive_forward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    Argument a[sizeof FORWARD "pddd"];
-    if (parse(args, count, FORWARD "pddd", a) < 0) return NULL;
-    Forward f = forward_of(a);
-    f.control = a[21].p;
-    f.log_q = a[22].d;
-    f.noise = a[23].d;
-    f.learn_floor = a[24].d;
+    if (!expects(count, FORWARD + 7)) return NULL;
+    Arguments a = {args, 0};
+    Forward f = forward_of(&a);
+    moments(&a, &f);
+    f.r_d = address(&a);
+    f.record = truth(&a) ? f.channel + 4 * f.shape.c : NULL;
+    f.control = address(&a);
+    f.log_q = number(&a);
+    f.noise = number(&a);
+    f.learn_floor = number(&a);
+    if (a.failed) return NULL;
     RUN(path->adaptive_forward(&f, scratch), f.shape);
-    return PyFloat_FromDouble(f.control->correlation); /* as backward will need it, whatever comes between */
+    /* The correlation as backward will need it, whatever comes between. */
+    return Py_BuildValue("dO", f.control->correlation, f.finite ? Py_True : Py_False);
 }
 
+/* renorm_forward(..., buffers, r_max, d_max, plain, r_full, d_full) -> (r_max, d_max, finite): the limits of this batch */
 static PyObject *call_renorm_forward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    Argument a[sizeof FORWARD "dd"];
-    if (parse(args, count, FORWARD "dd", a) < 0) return NULL;
-    Forward f = forward_of(a);
-    f.r_max = a[21].d;
-    f.d_max = a[22].d;
+    if (!expects(count, FORWARD + 6)) return NULL;
+    Arguments a = {args, 0};
+    Forward f = forward_of(&a);
+    moments(&a, &f);
+    f.r_max = number(&a);
+    f.d_max = number(&a);
+    double plain = number(&a), r_full = number(&a), d_full = number(&a);
+    if (a.failed) return NULL;
+    limits_after((double)*f.n_records, plain, r_full, d_full, &f.r_max, &f.d_max);
     RUN(path->renorm_forward(&f, scratch), f.shape);
-    Py_RETURN_NONE;
+    return Py_BuildValue("ddO", f.r_max, f.d_max, f.finite ? Py_True : Py_False);
 }
 
-#define BACKWARD "iiipppppppp"
+/* What both backward passes are given first: 8 arguments. */
+#define BACKWARD 8
 
-static Backward backward_of(const Argument *a) {
-    return (Backward){.shape = {a[0].i, a[1].i, a[2].i},
-                      .dy = a[3].p,
-                      .x = a[4].p,
-                      .weight = a[5].p,
-                      .record = a[6].p,
-                      .channel = a[7].p,
-                      .dx = a[8].p,
-                      .dweight = a[9].p,
-                      .dbias = a[10].p};
+static Backward backward_of(Arguments *a) {
+    Backward b = {.shape = shape(a)};
+    b.dy = address(a);
+    b.x = address(a);
+    b.weight = address(a);
+    b.channel = address(a);
+    b.dx = address(a);
+    b.dweight = address(a);
+    b.dbias = address(a);
+    return b;
 }
 
+/* adaptive_backward(..., per_record, control, correlation, learn_floor, damps, learning) */
 static PyObject *call_adaptive_backward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    Argument a[sizeof BACKWARD "pddii"];
-    if (parse(args, count, BACKWARD "pddii", a) < 0) return NULL;
-    Backward b = backward_of(a);
-    b.control = a[11].p;
-    b.correlation = a[12].d;
-    b.learn_floor = a[13].d;
-    b.damps = a[14].i != 0;
-    b.learning = a[15].i != 0;
+    if (!expects(count, BACKWARD + 6)) return NULL;
+    Arguments a = {args, 0};
+    Backward b = backward_of(&a);
+    b.record = truth(&a) ? b.channel + 4 * b.shape.c : NULL;
+    b.control = address(&a);
+    b.correlation = number(&a);
+    b.learn_floor = number(&a);
+    b.damps = truth(&a);
+    b.learning = truth(&a);
+    if (a.failed) return NULL;
     RUN(path->adaptive_backward(&b, scratch), b.shape);
     Py_RETURN_NONE;
 }
 
+/* renorm_backward(..., r_max, d_max) */
 static PyObject *call_renorm_backward(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    Argument a[sizeof BACKWARD];
-    if (parse(args, count, BACKWARD, a) < 0) return NULL;
-    Backward b = backward_of(a);
+    if (!expects(count, BACKWARD + 2)) return NULL;
+    Arguments a = {args, 0};
+    Backward b = backward_of(&a);
+    b.r_max = number(&a);
+    b.d_max = number(&a);
+    if (a.failed) return NULL;
     RUN(path->renorm_backward(&b, scratch), b.shape);
+    Py_RETURN_NONE;
+}
+
+/* 1 where the tensor's attribute is `expected`, 0 where it is another, -1 on an error. */
+static int attribute_is(PyObject *tensor, PyObject *attribute, PyObject *expected) {
+    PyObject *value = PyObject_GetAttr(tensor, attribute);
+    Py_XDECREF(value);
+    return value ? value == expected : -1;
+}
+
+static int fits(PyObject *tensor) {
+    if (!tensor || tensor == Py_None) return 1;
+    int fit = attribute_is(tensor, dtype, float32);
+    if (fit == 1) fit = attribute_is(tensor, is_cpu, Py_True);
+    if (fit != 1) return fit;
+    PyObject *contiguous = PyObject_CallMethodNoArgs(tensor, is_contiguous);
+    Py_XDECREF(contiguous);
+    return contiguous ? contiguous == Py_True : -1;
+}
+
+/* takes(x, weight, bias, buffers of the moments) -> whether the passes can work on these */
+static PyObject *call_takes(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    if (!expects(count, 4)) return NULL;
+    if ((PyObject *)Py_TYPE(args[0]) != tensor_type) Py_RETURN_FALSE;
+    int hidden = 0; /* inside vmap or jvp a tensor has no address, and says so by an error */
+    address_of(args[0], &hidden);
+    if (hidden) {
+        PyErr_Clear();
+        Py_RETURN_FALSE;
+    }
+    PyObject *all[] = {args[0], args[1], args[2], PyDict_GetItemWithError(args[3], mean),
+                       PyDict_GetItemWithError(args[3], var)};
+    for (int i = 0; i < 5; i++) {
+        int fit = fits(all[i]);
+        if (fit < 0) return NULL;
+        if (fit == 0) Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+}
+
+/* introduce(torch.Tensor, torch.float32, increment_version) */
+static PyObject *call_introduce(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    if (!expects(count, 3)) return NULL;
+    PyObject **names[] = {&tensor_type, &float32, &increment_version};
+    for (int i = 0; i < 3; i++) Py_XSETREF(*names[i], Py_NewRef(args[i]));
     Py_RETURN_NONE;
 }
 
@@ -342,18 +290,27 @@ static PyObject *call_use(PyObject *module, PyObject *name) {
     Py_RETURN_FALSE;
 }
 
+#define CALL(name) {#name, (PyCFunction)(void (*)(void))call_##name, METH_FASTCALL, NULL}
+
 static PyMethodDef methods[] = {
-    {"adaptive_forward", (PyCFunction)(void (*)(void))call_adaptive_forward, METH_FASTCALL, NULL},
-    {"adaptive_backward", (PyCFunction)(void (*)(void))call_adaptive_backward, METH_FASTCALL, NULL},
-    {"renorm_forward", (PyCFunction)(void (*)(void))call_renorm_forward, METH_FASTCALL, NULL},
-    {"renorm_backward", (PyCFunction)(void (*)(void))call_renorm_backward, METH_FASTCALL, NULL},
-    {"use", call_use, METH_O, NULL},
-    {NULL},
+    CALL(adaptive_forward), CALL(adaptive_backward), CALL(renorm_forward),         CALL(renorm_backward),
+    CALL(takes),            CALL(introduce),         {"use", call_use, METH_O, NULL}, {NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, methods};
 
 PyMODINIT_FUNC PyInit__kernel(void) {
+#define NAME(word) \
+    if (!(word = PyUnicode_InternFromString(#word))) return NULL
+    NAME(data_ptr);
+    NAME(dtype);
+    NAME(is_cpu);
+    NAME(is_contiguous);
+    NAME(mean);
+    NAME(var);
+    NAME(weight);
+    NAME(n_records);
+#undef NAME
     PyObject *module = PyModule_Create(&definition);
     if (module && PyModule_AddIntConstant(module, "CALLS", CALLS) < 0) Py_CLEAR(module);
     return module;

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
-from stream_trainer.norms.fused import FusedAdaptiveRenorm
+from stream_trainer.norms.fused import fused_adaptive_renorm
 from stream_trainer.norms.horizons import TwoHorizonMoments
-from stream_trainer.norms.kernel import kernel_state, kernel_takes
+from stream_trainer.norms.kernel import kernel_takes
 
 __all__ = ["AdaptiveBatchRenorm"]
 
@@ -115,6 +115,9 @@ class AdaptiveBatchRenorm(StatefulNorm):
         self._last: tuple[tuple[Tensor, Tensor] | Tensor, int] | None = None
 
     def moments_input(self, x: Tensor) -> Tensor:
+        return self.normalised_records(x)
+
+    def normalised_records(self, x: Tensor) -> Tensor:
         """u: x after the normalisation of each record."""
         if self.per_record == "none":
             return x
@@ -132,11 +135,15 @@ class AdaptiveBatchRenorm(StatefulNorm):
     def normalise_batch(self, x: Tensor) -> Tensor:
         if self.per_record == "layer":
             self.check_values(x, x.shape[1:].numel(), 2, "Build the layer with per_record='none'.")
-        weight, bias, moments = self.weight, self.bias, self.moments
-        state = kernel_state(moments) if kernel_takes(x, weight, bias) else None
-        if state is None:
-            return _AdaptiveRenorm.apply(x, weight, bias, self)
-        return FusedAdaptiveRenorm.apply(x, weight, bias, self, moments, state)
+        weight, bias = self.affine_part()
+        moments: Any = self._modules["moments"]  # not self.moments: nn.Module's look-up takes a microsecond
+        if kernel_takes(x, weight, bias, moments):
+            return fused_adaptive_renorm(x, weight, bias, self, moments)
+        return _AdaptiveRenorm.apply(x, weight, bias, self)
+
+    def learn_weighted(self, u: Tensor, weight_N: Tensor) -> None:
+        decay = self.moments.decays_weighted(weight_N)
+        self.moments.merge(self.moments.measure(u, decay), decay)
 
     # ------------------------------------------------------------ state, moved by _AdaptiveRenorm
 
@@ -244,7 +251,8 @@ class _AdaptiveRenorm(torch.autograd.Function):
         else:
             u, mean_record, inverse_record = x, None, None
         control = layer.read_control()
-        batch = moments.measure(u)
+        decay = moments.decays(n, u)
+        batch = moments.measure(u, decay)
         (mean_slow, mean_fast), (var_slow, var_fast) = moments.mean.unbind(), moments.var.unbind()
         gap = mean_fast - mean_slow
         mean = torch.add(mean_slow, gap, alpha=control.share)
@@ -255,8 +263,10 @@ class _AdaptiveRenorm(torch.autograd.Function):
         mean += (shift - limited).div_(inverse)  # moves a channel that is too far out back to the limit
         y = torch.native_batch_norm(u, weight, bias, mean, var, False, 0.0, eps)[0]
         layer.remember(((batch.var_C + eps).sqrt_().mul_(inverse), shift), n)
-        if layer.learning:
-            moments.merge(batch, n)
+        if layer.learning and not math.isfinite(float(batch.var_C.sum())):
+            layer.learn_usable(u)
+        elif layer.learning:
+            moments.merge(batch, decay)
             power = float(torch.dot(shift, shift)) / len(shift)
             control = layer.observe(control, n, int(moments.n_records), power, moments.distance(eps))
             layer.write_control(control)

@@ -10,7 +10,9 @@ from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.precision import WideModule, in_float32
 from stream_trainer.types import NormDrift
 
-__all__ = ["Norm", "NormDrift", "StatefulNorm"]
+__all__ = ["VALUE_MAX", "Norm", "NormDrift", "StatefulNorm", "usable_records"]
+
+VALUE_MAX = 1e15  # squares of more, a thousand added up, are no number in float32
 
 _SHAPES = {1: "(N, {c}) or (N, {c}, L)", 2: "(N, {c}, H, W)", 3: "(N, {c}, D, H, W)"}
 
@@ -60,6 +62,13 @@ class Norm(WideModule):
             )
             raise ShapeError(f"{type(self).__name__} expected input {expected}, got {tuple(x.shape)}. {fix}")
 
+    def affine_part(self) -> tuple[Tensor | None, Tensor | None]:
+        """weight and bias, as quickly as they can be had: nn.Module's own look-up takes a microsecond for each."""
+        try:
+            return self._parameters["weight"], self._parameters["bias"]
+        except KeyError:  # None, or a parametrisation that computes them
+            return self.weight, self.bias
+
     def check_values(self, x: Tensor, values: int, minimum: int, fix: str) -> None:
         """Raises ShapeError if a statistic over so few values of a record would erase the record."""
         if values < minimum:
@@ -83,10 +92,20 @@ class Norm(WideModule):
         return f"{self.num_features}, dims={self.dims}, eps={self.eps:g}{affine}"
 
 
+def usable_records(x: Tensor) -> Tensor:
+    """(N,) bool: every value of the record is a number, and so are sums of its square.
+
+    >>> usable_records(torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1e20, 0.0]])).tolist()
+    [True, False, False]
+    """
+    return (x.flatten(1).abs() <= VALUE_MAX).all(1)
+
+
 class StatefulNorm(Norm):
     """A layer that remembers moments. `frozen` stops them in train mode too (see maintenance.freeze)."""
 
     frozen = False
+    records_refused = 0  # learned by no moment because a value was no number, or beyond VALUE_MAX; since it was built
     moments_of_input = True  # False: of the input after a normalisation per record, see moments_input
 
     @property
@@ -104,6 +123,20 @@ class StatefulNorm(Norm):
 
     def normalise_inference(self, x: Tensor) -> Tensor:
         """Each record by what is remembered; changes nothing."""
+        raise NotImplementedError
+
+    def learn_usable(self, u: Tensor) -> None:
+        """Instead of a batch whose moments are no numbers: its usable records move the memory, the others are counted.
+
+        Its outputs stay what they are: whoever looks at the loss must see them. The memory outlives the batch, so one
+        broken record must not be its end.
+        """
+        usable_N = usable_records(u)
+        self.records_refused += len(u) - int(usable_N.sum())
+        self.learn_weighted(u, usable_N.to(u.dtype))
+
+    def learn_weighted(self, u: Tensor, weight_N: Tensor) -> None:
+        """Move the moments by u, `moments_input` of a batch, each record counting `weight_N` times."""
         raise NotImplementedError
 
     def moments_input(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Source: Ioffe, "Batch Renormalization", 2017, arXiv:1702.03275, algorithm 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import log, sqrt
+from math import isfinite, log, sqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
-from stream_trainer.norms.fused import FusedRenorm
-from stream_trainer.norms.kernel import kernel_state, kernel_takes
+from stream_trainer.norms.fused import fused_renorm
+from stream_trainer.norms.kernel import kernel_takes
 from stream_trainer.norms.moments import RunningMoments, record_moments
 from stream_trainer.norms.precision import in_float32
 
@@ -153,11 +153,11 @@ class BatchRenorm(StatefulNorm):
         return in_float32(lambda wide_x: self._normalise_weighted(wide_x, record_weight_N), x)
 
     def normalise_batch(self, x: Tensor) -> Tensor:
-        weight, bias, moments = self.weight, self.bias, self.moments
-        state = kernel_state(moments) if kernel_takes(x, weight, bias) else None
-        if state is None:
-            return _Renormalise.apply(x, weight, bias, self)
-        return FusedRenorm.apply(x, weight, bias, self, moments, state)
+        weight, bias = self.affine_part()
+        moments: Any = self._modules["moments"]  # not self.moments: nn.Module's look-up takes a microsecond
+        if kernel_takes(x, weight, bias, moments):
+            return fused_renorm(x, weight, bias, self, moments)
+        return _Renormalise.apply(x, weight, bias, self)
 
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance per channel, every record alike."""
@@ -178,8 +178,11 @@ class BatchRenorm(StatefulNorm):
         self.remember((r, d), r_max, d_max, n)
         return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max), inverse_std_B
 
+    def learn_weighted(self, u: Tensor, weight_N: Tensor) -> None:
+        self.moments.update(u, weight_N)
+
     def remember(self, r_d: tuple[Tensor, Tensor] | Tensor, r_max: float, d_max: float, n: int) -> None:
-        """r and d of the last batch before their limits, for `drift`."""
+        """r and d of the last batch before their limits, for `drift`: the first two rows of what is handed over."""
         last = (r_d, r_max, d_max, n)
         object.__setattr__(self, "_last", last)  # nn.Module's own takes longer than a torch operation
 
@@ -209,7 +212,7 @@ class BatchRenorm(StatefulNorm):
         """Of the last batch against the moments: `usual` is unknown, it depends on the values in that batch."""
         if self._last is None:
             return None
-        (r, d), r_max, d_max, n = self._last
+        (r, d, *_), r_max, d_max, n = self._last
         clipped = (d.abs() > d_max) | (r > r_max) | (r < 1 / r_max)
         d_square, log_r = d.square(), r.log()
         return NormDrift(
@@ -234,7 +237,10 @@ class _Renormalise(torch.autograd.Function):
         mean_B, var_B = layer.batch_moments(x)
         r, d, inverse_std_B = layer.correction(mean_B, var_B, len(x))
         if layer.learning:
-            layer.moments.learn(x)
+            if isfinite(float(var_B.sum())):
+                layer.moments.learn(x)
+            else:
+                layer.learn_usable(x)
         scale = r if weight is None else weight * r
         shift = d if weight is None or bias is None else torch.addcmul(bias, weight, d)
         ctx.save_for_backward(x, scale, mean_B, inverse_std_B, r, d)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stream_trainer.errors import ConfigError
-from stream_trainer.norms.decay import decay_of_batch, mass_of
+from stream_trainer.norms.decay import decay_of_batch, decay_of_weighted, mass_of
 from stream_trainer.norms.moments import merge_moments_, record_moments
 from stream_trainer.norms.precision import WideModule
 
@@ -71,10 +71,22 @@ class TwoHorizonMoments(WideModule):
         """What a batch of n records does to both memories."""
         return _decays(n, *self.half_lives, like.dtype, like.device)
 
-    def measure(self, u: Tensor) -> BatchMoments:
+    def decays_weighted(self, weight_N: Tensor) -> "Decays":
+        """As `decays`, for records that count `weight_N` times each: 0 is not there, 2 is there twice."""
+        weight_N = weight_N.double()
+        parts = [decay_of_weighted(weight_N, half_life) for half_life in (*self.half_lives, None)]
+        share, mass, kept = (torch.stack(of_horizons) for of_horizons in zip(*parts, strict=True))
+        mass, kept = mass[:2].view(2, 1), kept[:2].view(2, 1)
+        return Decays(share.to(self.mean.dtype), mass, kept, (), (), weight_N > 0)
+
+    def measure(self, u: Tensor, decay: "Decays") -> BatchMoments:
         """The moments of a batch of N >= 1 records; changes nothing."""
         mean_NC, var_NC = record_moments(u)
-        share_3N = self.decays(u.shape[0], u).share_3N
+        if decay.there_N is not None:  # what is not there may hold anything, and 0 * nan is nan
+            absent_N1 = ~decay.there_N.view(-1, 1)
+            mean_NC = mean_NC.masked_fill(absent_N1, 0)
+            var_NC = None if var_NC is None else var_NC.masked_fill(absent_N1, 0)
+        share_3N = decay.share_3N
         mean = share_3N @ mean_NC
         mean_fast = mean[1]
         scatter_NC = (mean_NC - mean_fast).square_()
@@ -86,10 +98,9 @@ class TwoHorizonMoments(WideModule):
         var = (share_3N @ scatter_NC).addcmul_(offset, offset, value=-1).clamp_min_(0)
         return BatchMoments(mean[:2] - self.mean, var[:2], mean[2], var[2])
 
-    def merge(self, batch: BatchMoments, n: int) -> None:
+    def merge(self, batch: BatchMoments, decay: "Decays") -> None:
         """Learn what was measured, in place."""
-        decay = self.decays(n, self.mean)
-        self.n_records.add_(n)
+        self.n_records.add_(decay.share_3N.shape[1] if decay.there_N is None else decay.there_N.sum())
         merge_moments_(
             self.mean,
             self.var,
@@ -114,8 +125,9 @@ class Decays(NamedTuple):
     share_3N: Tensor  # slow, fast, and every record alike
     mass: Tensor  # (2, 1) float64
     kept: Tensor
-    masses: tuple[float, float]  # the same once more, for the compiled kernel
-    kepts: tuple[float, float]
+    masses: tuple[float, ...]  # the same once more, for the compiled kernel, which takes no weights
+    kepts: tuple[float, ...]
+    there_N: Tensor | None = None  # of weighted records: whether they count at all
 
 
 @lru_cache(maxsize=1024)

@@ -17,11 +17,11 @@ from torch.autograd.graph import increment_version
 
 from stream_trainer.errors import ConfigError
 
-__all__ = ["KERNEL_PATHS", "compiled", "kernel_in_use", "kernel_state", "kernel_takes", "use_kernel"]
+__all__ = ["KERNEL_PATHS", "compiled", "kernel_in_use", "kernel_takes", "use_kernel"]
 
 KERNEL_PATHS = ("avx2", "portable", "off")  # best first
 VARIABLE = "STREAM_TRAINER_KERNEL"
-CALLS = 2  # the signatures in _kernel.c that are called here; one built from other sources is not touched
+CALLS = 3  # the signatures in _kernel.c that are called here; one built from other sources is not touched
 
 
 def _built() -> Any:
@@ -29,7 +29,10 @@ def _built() -> Any:
         built: Any = import_module("stream_trainer.norms._kernel")
     except ImportError:
         return None
-    return built if built.CALLS == CALLS else None
+    if built.CALLS != CALLS:
+        return None
+    built.introduce(Tensor, torch.float32, increment_version)
+    return built
 
 
 compiled: Any = _built()
@@ -68,25 +71,12 @@ def kernel_in_use() -> str:
     return _path
 
 
-def kernel_takes(x: Tensor, *parameters: Tensor | None) -> bool:
+def kernel_takes(x: Tensor, weight: Tensor | None, bias: Tensor | None, moments: nn.Module) -> bool:
     """Whether the kernel can work on these: plain float32 tensors on the CPU, contiguous, and not only being traced."""
-    if _path == "off" or type(x) is not Tensor or torch.compiler.is_compiling():
+    if _path == "off" or torch.compiler.is_compiling():
         return False
-    for tensor in (x, *parameters):
-        if tensor is not None and not (tensor.dtype is torch.float32 and tensor.is_cpu and tensor.is_contiguous()):
-            return False
-    return True
-
-
-def kernel_state(moments: nn.Module) -> tuple[int, int, int, int] | None:
-    """Addresses of the buffers mean, var, weight and n_records, or None if the kernel cannot work on them."""
-    # Past nn.Module's look-up of a buffer by name: it takes a microsecond, and this is done for every batch.
-    buffers: Any = moments._buffers
-    mean, var, weight, n_records = buffers["mean"], buffers["var"], buffers["weight"], buffers["n_records"]
-    if not (mean.dtype is torch.float32 and mean.is_cpu and mean.is_contiguous() and var.is_contiguous()):
-        return None
-    increment_version((mean, var))  # it is about to move them behind autograd's back
-    return mean.data_ptr(), var.data_ptr(), weight.data_ptr(), n_records.data_ptr()
+    takes: bool = compiled.takes(x, weight, bias, moments._buffers)
+    return takes
 
 
 use_kernel(os.environ.get(VARIABLE, "auto"))

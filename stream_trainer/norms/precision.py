@@ -12,7 +12,7 @@ __all__ = ["WideModule", "in_float32", "wide"]
 def in_float32(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x) in float32 or wider, back in the dtype of x. Autocast is off meanwhile: it would take the matrix
     products of the moments in bfloat16. Layers are called for every batch, so what need not be done is not done."""
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return function(wide(x)).to(x.dtype)
     y = function(wide(x))
