@@ -1,6 +1,7 @@
 """Who learns which partition, and from which offset on: a chain of claims, on the disk that all members share.
 
     ROOT/claims/TOPIC/first.json              where each partition of the topic begins, for all members alike
+    ROOT/claims/TOPIC/log.json                which log these are positions of, where the brokers say it
     ROOT/claims/TOPIC/3/000000000012.json     the twelfth claim on partition 3: member and life, or released; position
 
 A link of the chain comes into being whole (written aside, then linked) and under a number that only one can take: of
@@ -92,6 +93,16 @@ class PartitionClaims:
         if not path.exists():
             _create(path, {str(tp.partition): at for tp, at in find().items() if tp.topic == topic})
         return {TopicPartition(topic, int(partition)): at for partition, at in _read(path).items()}
+
+    def log_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Topic -> id of the log that its claims are positions of; without those that nobody has noted."""
+        paths = {topic: self.root / topic / "log.json" for topic in topics}
+        return {topic: _read(path)["topic_id"] for topic, path in paths.items() if path.exists()}
+
+    def note_log_ids(self, ids: Mapping[str, str]) -> None:
+        """For ever; of a topic that has one already the id stays as it is."""
+        for topic in ids.keys() - self.log_ids(ids).keys():
+            _create(self.root / topic / "log.json", {"topic_id": ids[topic]})
 
     # ------------------------------------------------------------ the chain
 

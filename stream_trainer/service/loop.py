@@ -77,7 +77,7 @@ class Service:
         self.positions: Positions = {}
         self.counts = Counts()
         self._cuts: Iterable[Cut] = ()
-        self._topic_ids: Mapping[str, str] = {}  # as they were when the positions were saved
+        self._topic_ids: Mapping[str, str] = {}  # of the logs that `positions` speak of
         self._every_s, self._failures_max = checkpoint_every_s, checkpoint_failures_max
         self._failures = 0  # saves that failed since one succeeded
         self._writer = BackgroundWriter(self._save, clock.monotonic_s, make_thread)
@@ -133,7 +133,10 @@ class Service:
             self.resume(snapshot, *self.checkpoints.journal.resume(snapshot.counts.batches if snapshot else 0))
         started = self.source.start(self.positions or None, self._topic_ids)
         # A log that begins again behind our back: its offsets are not those that the journal names.
-        replaced = [tp for tp, at in started.items() if at < self.positions.get(tp, at)]
+        now = self.source.topic_ids
+        others = {topic for topic, was in self._topic_ids.items() if now.get(topic, was) != was}
+        replaced = [tp for tp, at in started.items() if at < self.positions.get(tp, at) or tp.topic in others]
+        self._topic_ids = now
         topics = {tp.topic for tp in started}  # what the source did not take of these is gone for good
         self.positions = {tp: at for tp, at in self.positions.items() if tp.topic not in topics} | started
         assert isinstance(self.batcher, Batcher)
@@ -165,6 +168,8 @@ class Service:
         wait_s = self.batcher.wait_s(now_s=now_s, wait_s_max=POLL_WAIT_S_MAX)
         for chunk in self.source.poll(wait_s, POLL_RECORDS_MAX):
             self.batcher.add(chunk, now_s=self.clock.monotonic_s())
+        if self.source.topic_ids != self._topic_ids:
+            self._enter_new_logs()
         # Not by truth value: a batch without records, of transaction markers alone, still moves the position.
         while not self._stop_requested and (raw := self.batcher.take(now_s=self.clock.monotonic_s())) is not None:
             self._learn(raw)
@@ -173,6 +178,14 @@ class Service:
         self._between_batches()
         for observer in self.observers:
             observer.turned()
+
+    def _enter_new_logs(self) -> None:
+        """A topic was created again, and the last thing that waits moves our position into its new log.
+
+        No save may come before that is done: it would give positions in the old log the id of the new one.
+        """
+        self._learn_what_is_left()
+        self._topic_ids = self.source.topic_ids
 
     # ------------------------------------------------------------ one batch
 
@@ -238,7 +251,7 @@ class Service:
 
     def _start_save(self) -> None:
         # 1. state and positions, together
-        snapshot = capture(self.trainer.parts(), self.positions, self.counts, self.source.topic_ids)
+        snapshot = capture(self.trainer.parts(), self.positions, self.counts, self._topic_ids)
         self.dead_letters.flush()  # 2. before we promise never to read those records again
         self._writer.start(snapshot)  # 3. in a thread: files, fsync, rename; the truth changes there, at once
         self._saved_at_s = self.clock.monotonic_s()

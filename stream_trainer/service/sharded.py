@@ -83,7 +83,9 @@ class ShardedService(Service):
         self.resume(snapshot, {}, self.checkpoints.journal.resume(snapshot.counts.batches if snapshot else 0)[1])
         # A partition that went on to others has a later position there; those that did not must stay in every save.
         self.positions = {tp: at for tp, at in self.positions.items() if self.claims.is_mine(tp)}
-        self.source.start(None)
+        self.source.start(None, self.claims.log_ids(self.group_source.topics))
+        self._topic_ids = self.source.topic_ids
+        self.claims.note_log_ids(self._topic_ids)
         for topic in self.group_source.topics:
             self._first |= self.claims.first_positions(topic, lambda: self.group_source.first_positions(topic))  # noqa: B023  called at once
         for observer in self.observers:

@@ -61,6 +61,7 @@ class KafkaSource:
         self._next: Positions = {}  # handed out up to here
         self._ends: Positions = {}  # as last asked
         self._ids = TopicIds()  # of the logs that `_next` speaks of
+        self._compared: Mapping[str, str] = {}  # the ids, as last heard, that are those
         self._silence = SilenceWatch(options.stall_s_max, options.rebuilds_max)
         self._lost = LostData(options.lost_data)
         self._discovered_s = 0.0
@@ -89,8 +90,10 @@ class KafkaSource:
         saved = {tp: at for tp, at in (positions or {}).items() if tp.topic in self._options.topics}
         self._ids.keep(topic_ids or {})
         saved = self._lost.without_vanished(saved, partitions)
-        self._assign(self._where_to_begin(partitions, saved))
-        self._ids.keep(self._log.topic_ids())
+        ids = self._log.topic_ids()  # before any offset is asked for: a log that comes after these is another one
+        begin = self._where_to_begin(partitions, saved, ids)
+        self._ids.keep(ids)
+        self._assign(begin)
         self._discovered_s = self._clock.monotonic_s()
         if self._options.group_id is not None:
             self._display = ProgressDisplay(self._options, self._make_consumer)
@@ -102,11 +105,11 @@ class KafkaSource:
         before_s = self._clock.monotonic_s()
         try:
             chunks = self._log.poll(wait_s, records_max) or self._moved_without_records()
-            recreated = self._ids.recreated(self._log.topic_ids())
-            # What was fetched of these is of the new log, from an offset of the old one.
-            chunks = [chunk for chunk in chunks if chunk.partition.topic not in recreated]
+            if (ids := self._log.topic_ids()) is not self._compared:
+                if recreated := self._ids.recreated(ids):
+                    return self._follow(recreated, ids, chunks)
+                self._compared = ids
             self._next |= {chunk.partition: chunk.next_offset for chunk in chunks}
-            chunks += self._follow(recreated)
         except Exception as error:
             return self._after(error)
         if chunks:
@@ -148,13 +151,15 @@ class KafkaSource:
 
     # ------------------------------------------------------------ where to start
 
-    def _where_to_begin(self, partitions: Iterable[TopicPartition], saved: Positions) -> Positions:
+    def _where_to_begin(
+        self, partitions: Iterable[TopicPartition], saved: Positions, ids: Mapping[str, str]
+    ) -> Positions:
         """At `saved`, else where a first run begins; but a partition that was added since `saved` is new throughout."""
         partitions = list(partitions)
         begins, ends = self._log.begins(partitions), self._log.ends(partitions)
         self._ends |= ends
         known_topics = {tp.topic for tp in saved}
-        recreated = self._ids.recreated(self._log.topic_ids())
+        recreated = self._ids.recreated(ids)
         fresh = [tp for tp in partitions if tp.topic not in known_topics]
         start = dict(begins)
         if fresh:
@@ -198,18 +203,27 @@ class KafkaSource:
 
     # ------------------------------------------------------------ another log under the same name
 
-    def _follow(self, recreated: Mapping[str, str]) -> list[RecordChunk]:
-        """Go on in the new logs as the policy says; if nobody answers, nothing of them is read until somebody does."""
+    def _follow(
+        self, recreated: Mapping[str, str], ids: Mapping[str, str], chunks: Sequence[RecordChunk]
+    ) -> Sequence[RecordChunk]:
+        """Go on in the new logs as the policy says; if nobody answers, nothing of them is read until somebody does.
+
+        Of `chunks` only those of other topics are handed out: a broker that is asked by name has read from the new log.
+        """
+        sound = [chunk for chunk in chunks if chunk.partition.topic not in recreated]
+        self._next |= {chunk.partition: chunk.next_offset for chunk in sound}
         moved: list[RecordChunk] = []
         for topic, what in recreated.items():
             ours = {tp: at for tp, at in self._next.items() if tp.topic == topic}
             left = self._lost.without_vanished(ours, self._log.partitions())
             found = self._resolve_lost(left, what)
             if found:
-                self._ids.keep({topic: self._log.topic_ids()[topic]})
-                self._assign({tp: at for tp, at in self._next.items() if tp in left or tp not in ours})
+                self._ids.keep({topic: ids[topic]})
+                self._next = {tp: at for tp, at in self._next.items() if tp in left or tp not in ours}
             moved += found
-        return moved
+        if moved:
+            self._log.drop()  # what it has fetched, and what it asks for, is of the logs before
+        return [*sound, *moved]
 
     # ------------------------------------------------------------ what can go wrong
 
@@ -300,5 +314,5 @@ class KafkaSource:
         return True
 
     def _assign(self, positions: Positions) -> None:
-        self._log.assign(positions)
+        self._log.assign(positions, self._ids.kept)
         self._next = dict(positions)

@@ -25,7 +25,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from stream_trainer.clock import Clock
-from stream_trainer.errors import ConfigError, Fenced, StreamTrainerError
+from stream_trainer.errors import ConfigError, DataLost, Fenced, StreamTrainerError
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.streams.kafka_codecs import check_codecs
 from stream_trainer.streams.kafka_connect import is_auth_error, open_consumer
@@ -184,7 +184,9 @@ class KafkaGroupSource(KafkaSource):
         warn_if_readable(self._options)
         self._log.open()
         self._log.find_all_partitions(self._clock)
-        self._ids.keep(self._log.topic_ids())  # a log replaced in our life is noticed
+        self._ids.keep(topic_ids or {})
+        self._refuse_another_log(self._ids.recreated(self._log.topic_ids()))
+        self._ids.keep(self._log.topic_ids())
         self._membership.start()
         return {}
 
@@ -200,7 +202,7 @@ class KafkaGroupSource(KafkaSource):
                 "nothing of it: the directory must be one that all members share. To learn everything anew, choose "
                 "another source.kafka.group.id."
             )
-        return self._where_to_begin(partitions, {})
+        return self._where_to_begin(partitions, {}, self._log.topic_ids())
 
     def earliest(self, partitions: Collection[TopicPartition]) -> Positions:
         """Where the log begins now."""
@@ -211,8 +213,8 @@ class KafkaGroupSource(KafkaSource):
         if not positions:
             self._next = {}
             return {}
-        self._opened()
-        self._assign(self._where_to_begin(positions, positions))
+        ids = self._opened().topic_ids()
+        self._assign(self._where_to_begin(positions, positions, ids))
         return dict(self._next)
 
     def poll(self, wait_s: float, records_max: int) -> Sequence[RecordChunk]:
@@ -228,6 +230,20 @@ class KafkaGroupSource(KafkaSource):
     def close(self) -> None:
         self._membership.close(CLOSE_S_MAX)
         super().close()
+
+    def _follow(
+        self, recreated: Mapping[str, str], ids: Mapping[str, str], chunks: Sequence[RecordChunk]
+    ) -> Sequence[RecordChunk]:
+        self._refuse_another_log(recreated)
+        return ()
+
+    def _refuse_another_log(self, recreated: Mapping[str, str]) -> None:
+        """Whatever `lost_data` says: where the others go on is said in offsets of the log before."""
+        for topic, what in recreated.items():
+            raise DataLost(
+                f"{topic}: {what}. What the group has learned, and who goes on where, belongs to the log before: give "
+                "the new one another source.kafka.group.id and another checkpoint.directory."
+            )
 
     def _added_partitions(self) -> list[RecordChunk]:
         return []  # the group hears of them, and assigns them

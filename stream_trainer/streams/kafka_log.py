@@ -15,8 +15,9 @@ from kafka import errors as kafka_errors
 from stream_trainer.clock import Clock
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.streams.kafka_connect import connect, is_auth_error
+from stream_trainer.streams.kafka_fetch_ids import FetchById
 from stream_trainer.streams.kafka_options import KafkaOptions
-from stream_trainer.streams.kafka_seam import columns_of, install, known_partitions, topic_id
+from stream_trainer.streams.kafka_seam import columns_of, install, known_partitions, known_topic_ids, topic_id
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["ASK_S_MAX", "KafkaLog", "empty_chunk"]
@@ -33,7 +34,10 @@ class KafkaLog:
         self._options = options
         self._make_consumer = make_consumer
         self._consumer: Any = None
+        self._fetches: FetchById | None = None
         self._paused: frozenset[TopicPartition] = frozenset()
+        self._heard: object = None  # what `topic_ids` was worked out from ...
+        self._topic_ids: dict[str, str] = {}  # ... and its answer
 
     # ------------------------------------------------------------ the client
 
@@ -44,7 +48,7 @@ class KafkaLog:
     def open(self, wait_s: float | None = None) -> None:
         """A new client, without partitions. Raises: ConfigError: refused; Stalled: no answer within `wait_s`."""
         self._consumer = connect(self._options, self._make_consumer, wait_s=wait_s)
-        install(self._consumer)
+        self._fetches = install(self._consumer)
 
     def drop(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -53,8 +57,13 @@ class KafkaLog:
 
     # ------------------------------------------------------------ read
 
-    def assign(self, positions: Positions) -> None:
-        """Read these partitions, from there, and no others. Who was paused stays so."""
+    def assign(self, positions: Positions, topic_ids: Mapping[str, str]) -> None:
+        """Read these partitions of these logs, from there, and no others. Who was paused stays so.
+
+        Args: topic_ids: of all our topics; where one is missing, or brokers are older than 3.1, names are asked for.
+        """
+        if self._fetches is not None:
+            self._fetches.pin(topic_ids, frozenset(self._options.topics))
         self._consumer.assign(_theirs(positions))
         for tp, offset in positions.items():
             self.seek(tp, offset)
@@ -129,9 +138,15 @@ class KafkaLog:
         ]
 
     def topic_ids(self) -> dict[str, str]:
-        """Of our topics, those that the client has heard; brokers before 2.8 have none. No round trip."""
-        found = {topic: topic_id(self._consumer, topic) for topic in self._options.topics}
-        return {topic: id for topic, id in found.items() if id is not None}
+        """Of our topics, those that the client has heard; brokers before 2.8 have none. No round trip.
+
+        The same object as long as the client has heard nothing new: asked at every poll, it costs one comparison.
+        """
+        heard = known_topic_ids(self._consumer)
+        if heard is None or heard is not self._heard:
+            found = {topic: topic_id(self._consumer, topic) for topic in self._options.topics}
+            self._heard, self._topic_ids = heard, {topic: id for topic, id in found.items() if id is not None}
+        return self._topic_ids
 
     def topics(self) -> list[str]:
         return sorted(self._consumer.topics())

@@ -5,7 +5,8 @@ one consumer. Out: the fetcher asks it to `take(n)`, measures the answer with `l
 records) and pours it into its result by iterating (so one `Columns` arrives, not n objects). Nothing else is used.
 Both are private to kafka-python. Therefore the dependency is pinned, and `self_test` drives the fetcher's own code over
 both readers before the first use: any difference, and the stock reader stays, with a warning.
-What the client knows of a topic without asking (`topic_id`, `known_partitions`) is private, and read here, too.
+What the client knows of a topic without asking (`topic_id`, `known_partitions`) is private, and read here, too. How it
+asks for a log by its id: kafka_fetch_ids.py.
 """
 
 import logging
@@ -23,21 +24,35 @@ from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
 from stream_trainer.streams.kafka_batch import BEFORE_SIZE, MAGIC_AT, Columns
 from stream_trainer.streams.kafka_codecs import GZIP, LZ4, SNAPPY, ZSTD
+from stream_trainer.streams.kafka_fetch_ids import FetchById, ids_problem
 from stream_trainer.streams.kafka_records import PartitionColumns
 
-__all__ = ["columns_of", "install", "known_partitions", "partition_columns", "self_test", "topic_id"]
+__all__ = [
+    "columns_of",
+    "install",
+    "known_partitions",
+    "known_topic_ids",
+    "partition_columns",
+    "self_test",
+    "topic_id",
+]
 
 log = logging.getLogger(__name__)
 
 
-def install(consumer: Any) -> bool:
-    """Let this consumer read with us; False, with a warning, where the self-test says that it must not."""
-    problem = self_test()
-    if problem is None:
+def install(consumer: Any) -> FetchById | None:
+    """Let this consumer read with us, and fetch by id; with a warning where a self-test says that it must not.
+
+    Returns: what takes the ids; None: fetches are by name.
+    """
+    if problem := self_test():
+        log.warning("Kafka records are read by kafka-python's own, slower reader: %s.", problem)
+    else:
         consumer._fetcher.PartitionRecords = partition_columns
-        return True
-    log.warning("Kafka records are read by kafka-python's own, slower reader: %s.", problem)
-    return False
+    if problem := ids_problem():
+        log.warning("A Kafka topic created again is noticed late, for fetches are by name: %s.", problem)
+        return None
+    return FetchById(consumer._fetcher)
 
 
 def topic_id(consumer: Any, topic: str) -> str | None:
@@ -45,6 +60,11 @@ def topic_id(consumer: Any, topic: str) -> str | None:
     cluster = getattr(consumer, "_cluster", None)
     found = cluster.topic_id(topic) if cluster is not None else None
     return found.hex if found is not None and found.int else None
+
+
+def known_topic_ids(consumer: Any) -> object:
+    """An object that is another one as soon as the client hears of its topics again; None: nobody can tell."""
+    return getattr(getattr(consumer, "_cluster", None), "_topic_ids", None)
 
 
 def known_partitions(consumer: Any, topic: str) -> set[int]:

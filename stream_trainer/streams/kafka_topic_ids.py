@@ -1,7 +1,8 @@
 """Whether a topic is still the log that our positions speak of: Kafka gives each log an id, a name may be used again.
 
-The fetch of kafka-python names topics, not ids (it speaks version 12, ids came with 13). So a new log under an old name
-is read from our old offset, if it is that long, until the client hears the new id. Not here: asking, and what to do.
+Fetches ask for the ids that are kept here (kafka_fetch_ids.py), so no broker answers them from another log. Brokers
+before 3.1 are asked by name: there a new log is read from our old offset, if it is that long, until the client hears
+the new id. Not here: asking, and what to do.
 """
 
 from collections.abc import Mapping

@@ -26,9 +26,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "process"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
-from conftest import broker_behind_a_line
 from counting_oracle import counts_of
 from group_oracle import Producer, wait_until
+from real_kafka import broker_behind_a_line
 
 STEADY_S = 5.0  # before the outage and after it
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from conftest import create_topic, produce
+from real_kafka import create_topic, produce
 
 from stream_trainer.service.config import check_config
 from stream_trainer.service.dead_letter_queue import count_letters, letters_of

@@ -7,7 +7,7 @@ import signal
 import kafka
 import pytest
 import yaml
-from conftest import admin, create_topic, produce
+from real_kafka import admin, create_topic, produce
 
 
 @pytest.fixture

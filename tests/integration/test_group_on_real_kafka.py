@@ -4,32 +4,21 @@ import signal
 import uuid
 
 import pytest
-from conftest import Broker, need_kafka
 from group_oracle import Group, Producer, wait_until
 
 
-@pytest.fixture(scope="module")
-def quick_broker(tmp_path_factory):
-    """A broker that lets a member be declared dead within a second."""
-    need_kafka()
-    settings = ("group.min.session.timeout.ms=1000", "group.initial.rebalance.delay.ms=0")
-    broker = Broker(tmp_path_factory.mktemp("kafka"), *[word for each in settings for word in ("--set", each)])
-    yield broker.bootstrap_servers
-    broker.stop()
-
-
 @pytest.fixture
-def group(quick_broker, tmp_path):
+def group(broker, tmp_path):
     """A group on a topic of six partitions; nobody has joined yet."""
-    group = Group(tmp_path, quick_broker, f"group-{uuid.uuid4().hex[:8]}")
+    group = Group(tmp_path, broker.bootstrap_servers, f"group-{uuid.uuid4().hex[:8]}")
     yield group
     group.kill_all()
 
 
 @pytest.fixture
-def producer(quick_broker, group):
+def producer(broker, group):
     """Sends to the topic of `group` until it is stopped."""
-    producer = Producer(quick_broker, group.topic, partitions=6, records_per_s=1_000, seed=3)
+    producer = Producer(broker.bootstrap_servers, group.topic, partitions=6, records_per_s=1_000, seed=3)
     yield producer
     producer.stop()
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import yaml
-from conftest import ADDRESS_VARIABLE, create_topic, producer, read_to, until
+from real_kafka import ADDRESS_VARIABLE, create_topic, producer, read_to, until
 
 from stream_trainer.types import TopicPartition
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from conftest import PATIENCE_S, SHARED, Broker, admin, need_kafka
 from group_oracle import Producer, wait_until
 from kafka.errors import KafkaError
+from real_kafka import PATIENCE_S, SHARED, Broker, admin, need_kafka
 
 PREFERRED = 0
 NOBODY = -1

@@ -3,12 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PATIENCE_S, Broker, create_topic, free_port, need_kafka, produce, producer, read_to, until
+from real_kafka import PASSWORD, PATIENCE_S, create_topic, free_port, produce, producer, read_to, until
 
 from stream_trainer.errors import ConfigError, Stalled
 from stream_trainer.types import TopicPartition
-
-USER, PASSWORD = "trainer", "correct-horse"
 
 
 def numbers(first, last):
@@ -40,29 +38,10 @@ def test_a_broker_killed_and_restarted_while_we_read_costs_no_record(own_broker,
     assert {TopicPartition(topic, 0): 6_000} == positions
 
 
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory):
-    """A broker with a second listener: TLS, and user and password by SCRAM."""
-    need_kafka()
-    broker = Broker(tmp_path_factory.mktemp("secure"), "--sasl", f"{USER}:{PASSWORD}", "--tls")
-    yield broker
-    broker.stop()
-
-
-def credentials(broker, password=PASSWORD):
-    return {
-        "security_protocol": "SASL_SSL",
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_plain_username": USER,
-        "sasl_plain_password": password,
-        "ssl_cafile": broker.started["secure"]["ca_file"],
-    }
-
-
-def test_tls_and_scram_pass_through(secure, open_source):
-    topic = create_topic(secure.bootstrap_servers)
-    produce(secure.bootstrap_servers, topic, numbers(0, 10))
-    source = open_source(secure.started["secure"]["bootstrap_servers"], topic, client=credentials(secure))
+def test_tls_and_scram_pass_through(broker, open_source):
+    topic = create_topic(broker.bootstrap_servers)
+    produce(broker.bootstrap_servers, topic, numbers(0, 10))
+    source = open_source(broker.secure_servers, topic, client=broker.credentials())
     source.start(None)
 
     assert numbers(0, 10) == [row[2] for row in read_to(source, source.end_offsets())[0]]
@@ -76,10 +55,10 @@ def test_tls_and_scram_pass_through(secure, open_source):
         ({"security_protocol": "PLAINTEXT"}, "the port speaks another security_protocol than PLAINTEXT"),
     ],
 )
-def test_a_refused_connection_says_what_was_tried_and_what_is_likely(secure, open_source, caplog, change, likely):
+def test_a_refused_connection_says_what_was_tried_and_what_is_likely(broker, open_source, caplog, change, likely):
     """The client alone says only "Unable to bootstrap", whatever is wrong. No secret is in what we say."""
-    address = secure.started["secure"]["bootstrap_servers"]
-    source = open_source(address, "any", connect_s_max=3.0, client=credentials(secure) | change)
+    address = broker.secure_servers
+    source = open_source(address, "any", connect_s_max=3.0, client=broker.credentials() | change)
 
     with pytest.raises(ConfigError, match="No Kafka broker answered within 3 s") as caught:
         source.start(None)

@@ -5,7 +5,7 @@ import time
 
 import kafka
 import pytest
-from conftest import admin, create_topic, produce, producer, read_to, until
+from real_kafka import admin, create_topic, produce, producer, read_to, until
 
 from stream_trainer.errors import ConfigError, DataLost, StreamTrainerError
 from stream_trainer.streams.dead_letters import TopicDeadLetters

@@ -1,8 +1,8 @@
 """A topic deleted and created again on a real Kafka: the name is the same, the log is another, its id says so."""
 
 import pytest
-from conftest import PATIENCE_S, admin, create_topic, produce, read_to, until
 from kafka.admin import NewTopic
+from real_kafka import PATIENCE_S, admin, create_topic, produce, read_to, until
 
 from stream_trainer.errors import DataLost
 from stream_trainer.types import TopicPartition
@@ -92,7 +92,7 @@ def test_no_record_of_the_new_log_comes_from_an_offset_of_the_old_one(bootstrap_
 
 
 def test_a_topic_replaced_while_we_look_away_is_noticed_at_the_next_look(bootstrap_servers, reading):
-    """Between two polls, in a long step: the fetch names no id, so it is noticed when the client hears the new one."""
+    """Between two polls, in a long step: the fetch that waits is interrupted."""
     source, topic = reading("fail")
     ids = source.topic_ids
     delete(bootstrap_servers, topic)
@@ -101,6 +101,24 @@ def test_a_topic_replaced_while_we_look_away_is_noticed_at_the_next_look(bootstr
     with pytest.raises(DataLost, match=rf"{topic}-0: we are at offset \d+, .* deleted and created again"):
         read_to(source, {TopicPartition(topic, 0): 10})
     assert ids == source.topic_ids
+
+
+def test_a_topic_replaced_while_no_fetch_waits_is_never_read_from_the_old_offset(bootstrap_servers, open_source):
+    """Nothing interrupts, nobody asks for ids for an hour: the fetch itself says which log it means."""
+    topic = create_topic(bootstrap_servers)
+    produce(bootstrap_servers, topic, [b"old"] * 3)
+    source = open_source(bootstrap_servers, topic, lost_data="earliest", discover_s=3_600.0)
+    source.start(None)
+    read_to(source, {TopicPartition(topic, 0): 3})
+    source.pause([TopicPartition(topic, 0)])
+    source.poll(1.0, 500)  # the fetch that was under way comes back empty, and no other is sent
+    delete(bootstrap_servers, topic)
+    create_again(bootstrap_servers, topic, [b"%d" % i for i in range(9)])
+    source.pause([])
+    rows = read_to(source, {TopicPartition(topic, 0): 9})[0]
+
+    assert [b"%d" % i for i in range(9)] == [value for _, _, value in rows]
+    assert 1 == source.lost_resets
 
 
 def test_a_topic_that_stays_deleted_ends_the_run(bootstrap_servers, open_source):

@@ -1,7 +1,7 @@
 """Three partitions of a real Kafka and a kill -9: the log never comes twice in one order, the state does."""
 
 import yaml
-from conftest import create_topic, producer
+from real_kafka import create_topic, producer
 
 
 def send(bootstrap_servers, topic, values):

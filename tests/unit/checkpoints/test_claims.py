@@ -183,3 +183,13 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path, name):
     """It becomes a path."""
     with pytest.raises(ConfigError, match="it names a folder"):
         MemberLife(Members(tmp_path), name)
+
+
+def test_the_first_member_says_which_log_the_claims_speak_of(members):
+    """A topic that is created again has other records under the same offsets; members come and go, that stays."""
+    a, b = members("a"), members("b")
+    assert {} == a.claims.log_ids([TP.topic])
+    a.claims.note_log_ids({TP.topic: "a1"})
+    b.claims.note_log_ids({TP.topic: "b2"})
+
+    assert {TP.topic: "a1"} == b.claims.log_ids([TP.topic, "another"])

@@ -13,7 +13,8 @@ from stream_trainer.errors import ConfigError, DataLost, Stalled
 from stream_trainer.streams import kafka_log
 from stream_trainer.streams.kafka import KafkaOptions, KafkaSource
 from stream_trainer.streams.kafka_batch import Columns, CorruptBatch
-from stream_trainer.streams.kafka_options import client_settings, warn_if_readable
+from stream_trainer.streams.kafka_group import KafkaGroupSource
+from stream_trainer.streams.kafka_options import GroupOptions, client_settings, warn_if_readable
 from stream_trainer.types import TopicPartition
 
 A, B = TopicPartition("orders", 0), TopicPartition("orders", 1)
@@ -49,7 +50,7 @@ class Consumer:
     def __init__(self, cluster, settings):
         self.cluster, self.settings, self.closed = cluster, settings, False
         self.positions, self.paused = {}, set()
-        self._fetcher = SimpleNamespace()
+        self._fetcher = SimpleNamespace(_create_fetch_requests=dict, _handle_fetch_response=print)
         self._cluster = SimpleNamespace(topic_id=cluster.ids.get, partitions_for_topic=self.partitions_for_topic)
 
     def partitions_for_topic(self, topic):
@@ -340,7 +341,9 @@ def test_a_recreated_topic_with_fewer_partitions_is_followed_with_those_there_ar
     cluster.script = [{A: 2, other: 1}]
 
     assert [(other, [0], 1), (A, [], 0)] == rows(source.poll(0.1, 10))
-    assert {A: 0, other: 1} == {TopicPartition(*tp): at for tp, at in cluster.consumers[0].positions.items()}
+    assert cluster.consumers[0].closed, "what it has fetched and not handed out is of the log before"
+    source.poll(0.1, 10)
+    assert {A: 0, other: 1} == {TopicPartition(*tp): at for tp, at in cluster.consumers[1].positions.items()}
     assert 2 == source.lost_resets
 
 
@@ -460,3 +463,25 @@ def test_a_topic_that_is_not_there_is_named_after_a_moment(cluster, monkeypatch)
 
     with pytest.raises(ConfigError, match=r"topics: order not found on localhost:9092, .* It sees: orders\."):
         KafkaSource(options, cluster.clock, make_consumer=cluster.connect).start(None)
+
+
+def test_a_group_never_goes_on_in_a_topic_that_was_created_again(cluster):
+    """Not even where lost data is accepted: where a partition is taken over is said in offsets of the log before."""
+    cluster.ids["orders"] = uuid.UUID(int=1)
+    group = GroupOptions(id="g", mode="sharded", instance_id="a")
+    options = KafkaOptions(
+        bootstrap_servers="localhost:9092", topics=("orders",), lost_data="earliest", group_id=None, group=group
+    )
+    said = "created again .* another source.kafka.group.id and another checkpoint.directory"
+    late = KafkaGroupSource(options, cluster.clock, make_consumer=cluster.connect)
+    with pytest.raises(DataLost, match=said):
+        late.start(None, {"orders": f"{9:032x}"})
+
+    source = KafkaGroupSource(options, cluster.clock, make_consumer=cluster.connect)
+    source._log.open()
+    source._ids.keep({"orders": f"{1:032x}"})
+    source.read({A: 4})
+    cluster.ids["orders"] = uuid.UUID(int=2)
+    cluster.script = [{A: 1}]
+    with pytest.raises(DataLost, match=said):
+        source.poll(0.1, 10)
