@@ -15,8 +15,10 @@ import csv
 import http.client
 import json
 import os
+import pickle
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,9 @@ BLOCK_RECORDS = 4_096
 BLOCKS = 48  # of each of the two truths, made once: the generator must not be what is measured
 BAD_EVERY = 97
 SCRAPE_EVERY_S = 2.0
-COLUMNS = ("seconds", "records", "rss_mib", "open_files", "threads", "checkpoints", "reactions", "state_mib")
+TREE = "tree"
+COLUMNS = ("seconds", "records", "rss_mib", "open_files", "threads", "checkpoints", "reactions", "state_mib",
+           "tree_kib", "tree_nodes")  # fmt: skip
 
 
 # ---------------------------------------------------------------- the stream
@@ -68,9 +72,10 @@ def _block(rng: random.Random, *, turned: bool) -> bytes:
 def configuration(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     models: dict[str, Any] = {"mlp": {"torch": {"net": "mlp", "hidden": [16]}}}
     if options.river:
-        # A model of constant size: a Hoeffding tree grows by design, and would hide what the service keeps.
         pipeline = ["river.preprocessing.StandardScaler", "river.linear_model.LogisticRegression"]
-        models["logistic"] = {"river": {"pipeline": pipeline, "categories": "one_hot"}}
+        models["logistic"] = {"river": {"pipeline": pipeline, "categories": "one_hot"}}  # of constant size
+        tree = {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier", "parameters": options.tree_parameters}
+        models[TREE] = {"river": tree}  # grows by design: how far is said beside
     return {
         "name": "soak",
         "source": {"file": {"path": "-"}},
@@ -113,6 +118,7 @@ class Soak:
         assert self.generator.stdout is not None
         self.generator.stdout.close()  # the service alone holds the reading end
         self.started_s = time.monotonic()
+        self.hours_max = options.hours_max
 
     def samples(self) -> Iterator[dict[str, float]]:
         """One every two seconds, as long as the service answers."""
@@ -125,12 +131,14 @@ class Soak:
                     yield self._sample(response.read().decode())
             except (OSError, http.client.HTTPException):
                 assert self._ends(), self.log.read_text()
+            if time.monotonic() - self.started_s > self.hours_max * 3600:
+                self.generator.terminate()  # the service reads what is in the pipe, and ends
             time.sleep(SCRAPE_EVERY_S)
 
     def summary(self) -> dict[str, Any]:
         out, _ = self.service.communicate(timeout=60)
         assert self.service.returncode == 0, self.log.read_text()
-        assert self.generator.wait(60) == 0
+        assert self.generator.wait(60) in (0, -signal.SIGTERM)
         return json.loads(out.decode().splitlines()[-1])
 
     def _ends(self) -> bool:
@@ -152,7 +160,18 @@ class Soak:
             "checkpoints": _sum(metrics, "stream_trainer_checkpoints_total"),
             "reactions": _sum(metrics, "stream_trainer_reactions_total"),
             "state_mib": round(_bytes_under(self.folder) / 2**20, 3),
+            **self._tree(),
         }
+
+    def _tree(self) -> dict[str, float]:
+        """Of the newest checkpoint: the pickle, and the nodes of the tree in it; nothing if there is none."""
+        for folder in sorted((self.folder / "state").glob("checkpoint-*"), reverse=True):
+            with contextlib.suppress(OSError, StopIteration):  # dropped meanwhile, or without a tree
+                files = json.loads((folder / "manifest.json").read_text())["body"]["pickles"]
+                file = next(file for part, _, file in files if part == f"models/{TREE}")
+                pickled = (folder / file).read_bytes()
+                return {"tree_kib": len(pickled) / 1024, "tree_nodes": pickle.loads(pickled).n_nodes or 0}
+        return {"tree_kib": 0.0, "tree_nodes": 0}
 
 
 def _sum(metrics: str, name: str) -> float:
@@ -194,6 +213,7 @@ def draw(samples: list[dict[str, float]], path: Path, warm_up: float, b: float) 
     axes[0].plot(x, [sample["rss_mib"] for sample in samples], lw=0.8)
     axes[0].axvline(warm_up / 1e6, color="grey", lw=0.8, ls=":")
     axes[0].set(ylabel="resident memory, MiB", ylim=(0, None), title=f"{b:+.3f} MiB per million records after warm-up")
+    axes[0].plot(x, [sample["tree_kib"] / 1024 for sample in samples], lw=0.8)  # 0 where there is no tree
     axes[1].plot(x, [sample["open_files"] for sample in samples], lw=0.8)
     axes[1].set(ylabel="open files", ylim=(0, None), xlabel="records learned, millions")
     figure.savefig(path, metadata={"Date": None})
@@ -203,10 +223,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generate", nargs=3, type=int, metavar=("RECORDS", "DRIFT_EVERY", "SEED"))
     parser.add_argument("--records", type=int, default=20_000_000)
+    parser.add_argument("--hours-max", type=float, default=24.0, help="after them the stream ends where it is")
     parser.add_argument("--drift-every", type=int, default=500_000)
     parser.add_argument("--batch-records", type=int, default=512)
     parser.add_argument("--warm-up", type=float, default=0.15, help="share of the records before the line begins")
-    parser.add_argument("--river", action="store_true")
+    parser.add_argument("--river", action="store_true", help="a linear model and a tree beside the network")
+    parser.add_argument("--tree-parameters", type=json.loads, default={}, help="of the tree, as JSON")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("soak"), help="prefix of the .csv, .svg and .md written")
     options = parser.parse_args()
@@ -228,7 +250,7 @@ def main() -> int:
         finally:
             soak.service.kill()
             soak.generator.kill()
-    warm_up = options.warm_up * options.records
+    warm_up = options.warm_up * samples[-1]["records"]
     memory, memory_error = slope(samples, "rss_mib", after_records=warm_up)
     handles, _ = slope(samples, "open_files", after_records=warm_up)
     draw(samples, options.out.with_suffix(".svg"), warm_up, memory)
@@ -246,6 +268,8 @@ def main() -> int:
         "open_files": _span(after, "open_files"),
         "threads": _span(after, "threads"),
         "state_mib": _span(after, "state_mib"),
+        "tree_kib": _span(after, "tree_kib"),
+        "tree_nodes": _span(after, "tree_nodes"),
         "samples": len(samples),
         "checkpoints": samples[-1]["checkpoints"],
         "reactions": samples[-1]["reactions"],
