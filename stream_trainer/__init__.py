@@ -2,7 +2,7 @@
 
 The floors, from the ground up; imports go down only, and tests/unit/test_floors.py says so:
 
-    0  errors clock schema types contracts       the words
+    0  errors clock schema types contracts       the words; and `compiled`: which parts are C, which numpy
     1  norms optimizers drift evaluation decoding     compute: arrays in, arrays out
     2  models                                         learn: networks and trees behind one contract
     3  engine | streams checkpoints telemetry         decide, without I/O | touch the world, without knowing the engine

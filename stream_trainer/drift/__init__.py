@@ -14,7 +14,7 @@ from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.adwin import WeightedAdwin
 from stream_trainer.drift.cusum import BatchCusum
 from stream_trainer.drift.histogram_options import HistogramOptions
-from stream_trainer.drift.kernel import drift_kernel_in_use
+from stream_trainer.drift.kernel import drift_kernel
 from stream_trainer.drift.mean_signals import ConfidenceSignal, ErrorSignal
 from stream_trainer.drift.norm_signal import NormSignal, NormSignalOptions
 from stream_trainer.drift.restoring import identity, refuse_stranger
@@ -46,7 +46,7 @@ __all__ = [
     "build_error_signal",
     "build_feature_signal",
     "build_norm_signal",
-    "drift_kernel_in_use",
+    "drift_kernel",
 ]
 
 

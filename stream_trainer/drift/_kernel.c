@@ -4,55 +4,17 @@
    no a * b + c in one rounding (-ffp-contract=off). What is proven here is only that nothing will be told: it is said
    with a margin, and whatever comes nearer is decided by numpy. So no alarm and no state tells which of them was used.
 
-   Arrays come as buffers, and are refused if their type, shape or order is another than the one named here.
    Shape suffixes: N = records, F = columns, B = bins or boundaries, E = edges. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../_buffers.h"
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#define CALLS 1       /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
-#define BUFFERS_MAX 6 /* of one call */
+#define CALLS 1       /* counts up whenever a signature below changes; drift/kernel.py asks for the one it knows */
 #define LANES 8       /* columns coded together */
 #define MARGIN 1e-6   /* nearer than this share to a threshold is left to numpy */
-
-/* ------------------------------------------------------------ arrays from Python */
-
-typedef struct {
-    Py_buffer view[BUFFERS_MAX];
-    int n;
-} Held;
-
-static void release(Held *held) {
-    while (held->n) PyBuffer_Release(&held->view[--held->n]);
-}
-
-/* The buffer of an array of this kind: f float32, d float64, l int64, ? bool; NULL with an exception. */
-static Py_buffer *hold(Held *held, PyObject *array, char kind, int dims, int flags) {
-    Py_buffer *view = &held->view[held->n];
-    if (PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT) < 0) return NULL;
-    held->n++;
-    const char found = view->format ? view->format[0] == 'q' ? 'l' : view->format[0] : 'B';
-    const int bytes = kind == 'f' ? 4 : kind == '?' ? 1 : 8;
-    if (found == kind && view->itemsize == bytes && view->ndim == dims) return view;
-    PyErr_Format(PyExc_TypeError, "expected an array of type %c and %d dimensions, got type %s and %d dimensions", kind,
-                 dims, view->format ? view->format : "B", view->ndim);
-    return NULL;
-}
-
-static int fits(int right) {
-    if (!right) PyErr_SetString(PyExc_ValueError, "the shapes of the arrays do not belong together");
-    return right;
-}
-
-static int arguments(Py_ssize_t count, Py_ssize_t expected) {
-    if (count == expected) return 1;
-    PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
-    return 0;
-}
 
 /* ------------------------------------------------------------ counting */
 

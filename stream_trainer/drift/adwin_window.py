@@ -14,7 +14,7 @@ Source: Bifet and Gavaldà, "Learning from Time-Changing Data with Adaptive Wind
 import numpy as np
 
 from stream_trainer.drift.adwin_options import AdwinOptions
-from stream_trainer.drift.kernel import kernel
+from stream_trainer.drift.kernel import drift_kernel
 from stream_trainer.types import Detection, Direction
 
 __all__ = ["AdwinWindow"]
@@ -50,7 +50,7 @@ class AdwinWindow:
 
         Returns: how many; none without the kernel. The next one is for `take`, which may still find no cut.
         """
-        compiled, table_4B = kernel(), self.table_4B
+        compiled, table_4B = drift_kernel(), self.table_4B
         if compiled is None:
             return 0
         out_4B = np.empty((4, table_4B.shape[1] + len(values) // self._block))

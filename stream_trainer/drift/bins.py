@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stream_trainer.drift.kernel import kernel
+from stream_trainer.drift.kernel import drift_kernel
 
 __all__ = ["CATEGORY_BINS_MAX", "CategoryBins", "NumberBins"]
 
@@ -53,7 +53,7 @@ class NumberBins:
 
     def count(self, x_NF: np.ndarray, missing_NF: np.ndarray | None, weight_N: np.ndarray) -> np.ndarray:
         """(F, B) float64 sums of the weights of the records in each bin; x float32, weights float64."""
-        x_NF, compiled = np.ascontiguousarray(x_NF, dtype=np.float32), kernel()
+        x_NF, compiled = np.ascontiguousarray(x_NF, dtype=np.float32), drift_kernel()
         if compiled is None:
             return _count(self._code(x_NF, missing_NF), weight_N, self.n_bins)
         count_FB = np.zeros((self.n_columns, self.n_bins))
@@ -96,7 +96,7 @@ class CategoryBins:
 
     def count(self, category_NC: np.ndarray, missing_NC: np.ndarray | None, weight_N: np.ndarray) -> np.ndarray:
         """(C, B) float64 sums of weights; "absent" is a bucket like any other, so `missing_NC` is not looked at."""
-        compiled = kernel()
+        compiled = drift_kernel()
         if compiled is None:
             return _count(category_NC.T % self.n_bins, weight_N, self.n_bins)
         count_CB = np.zeros((self.n_columns, self.n_bins))

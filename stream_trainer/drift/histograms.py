@@ -18,7 +18,7 @@ from stream_trainer.drift.bins import CategoryBins, NumberBins
 from stream_trainer.drift.distances import DISTANCES, threshold
 from stream_trainer.drift.fading_counts import Columns, FadingCounts, columns_from_arrays, columns_to_arrays, joined
 from stream_trainer.drift.histogram_options import HistogramOptions
-from stream_trainer.drift.kernel import kernel
+from stream_trainer.drift.kernel import drift_kernel
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.types import State
 
@@ -110,7 +110,7 @@ class Histograms:
         """Whether it is proven that no column is beyond its threshold but those that were told, and that none of these
         has come back half-way. For a complete reference. False: not proven; the scores know.
         """
-        compiled = kernel()
+        compiled = drift_kernel()
         if compiled is None:
             return False
         recent, unit = self._recent.now(), self._unit()

@@ -11,6 +11,7 @@ import numpy as np
 
 from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.evaluation.board import Board
+from stream_trainer.evaluation.kernel import score_kernel
 from stream_trainer.evaluation.outcomes import class_error, number_error
 from stream_trainer.evaluation.scores import ClassScores
 from stream_trainer.evaluation.waiting import Waiting
@@ -65,15 +66,15 @@ class Prequential:
         Raises:  ModelError: predictions of a model are missing, or have another shape than (N, K) or (N,), or are not
                  finite, not probabilities, beyond float32.
         """
-        checked = {name: self._checked(name, y_N, predictions) for name in self._models}
+        checked = {name: self._shaped(name, y_N, predictions) for name in self._models}
+        errors = {name: self._errors(name, y_N, prediction) for name, prediction in checked.items()}
         self._read = None
         taken = self._waiting.take(y_N, checked)
         while self._waiting.full:
             self._board.add(*self._waiting.records())
             self._waiting.clear()
             taken += self._waiting.take(y_N[taken:], {name: p[taken:] for name, p in checked.items()})
-        error_of = number_error if self._target.kind is TargetKind.NUMBER else class_error
-        return {name: error_of(y_N, prediction) for name, prediction in checked.items()}
+        return errors
 
     def scores(self) -> dict[str, ModelScores]:
         """Per model. Walks the histograms behind auc: for each report, not for each batch."""
@@ -134,18 +135,27 @@ class Prequential:
             "half_life_records": self._half_life_records,
         }
 
-    def _checked(self, name: str, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> Prediction:
+    def _shaped(self, name: str, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> Prediction:
         if name not in predictions:
             came = ", ".join(sorted(predictions)) or "none"
             raise ModelError(f"model {name!r}: expected predictions of every model, came those of: {came}.")
-        prediction = np.asarray(predictions[name], dtype=np.float64)
-        if self._target.kind is TargetKind.CLASSES:
-            _check_shape(name, prediction, (len(y_N), len(self._target.classes)))
-            _check_probabilities(name, prediction)
-        else:
-            _check_shape(name, prediction, (len(y_N),))
-            _check_numbers(name, prediction)
+        prediction = np.ascontiguousarray(predictions[name], dtype=np.float64)
+        width = (len(self._target.classes),) if self._target.kind is TargetKind.CLASSES else ()
+        _check_shape(name, prediction, (len(y_N), *width))
         return prediction
+
+    def _errors(self, name: str, y_N: np.ndarray, prediction: Prediction) -> np.ndarray:
+        """Of each record, once its prediction is known to be one."""
+        if self._target.kind is TargetKind.NUMBER:
+            _check_numbers(name, prediction)
+            return number_error(y_N, prediction)
+        compiled = score_kernel()
+        if compiled is not None:
+            error_N, labels_N = np.empty(len(y_N)), np.ascontiguousarray(y_N, dtype=np.int64)
+            if compiled.class_errors(prediction, labels_N, error_N, SUM_TOLERANCE):
+                return error_N
+        _check_probabilities(name, prediction)
+        return class_error(y_N, prediction)
 
 
 def _check_shape(name: str, prediction: np.ndarray, expected: tuple[int, ...]) -> None:

@@ -19,9 +19,10 @@ from stream_trainer.checkpoints.object_store import ObjectStore
 from stream_trainer.clock import SystemClock
 from stream_trainer.contracts import Decoder
 from stream_trainer.decoding import build_decoder
-from stream_trainer.drift import drift_kernel_in_use
+from stream_trainer.drift import drift_kernel
 from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.errors import StreamTrainerError
+from stream_trainer.evaluation import score_kernel
 from stream_trainer.norms import kernel_in_use
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.runs import check_buildable
@@ -78,7 +79,7 @@ def _check(name: str, call: Callable[[], str]) -> Finding:
 def _models(config: RunConfig) -> str:
     check_buildable(config)
     made_with = f"torch {version('torch')}, river {version('river')}"
-    kernels = f"norm kernel {kernel_in_use()}, drift kernel {drift_kernel_in_use()}"
+    kernels = f"kernels: norm {kernel_in_use()}, drift {drift_kernel.in_use}, scores {score_kernel.in_use}"
     return f"{', '.join(config.models)} can be built ({made_with}, {kernels})"
 
 

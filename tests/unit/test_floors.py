@@ -7,7 +7,7 @@ import stream_trainer
 
 ROOT = Path(stream_trainer.__file__).parent
 FLOORS = [
-    {"errors", "clock", "schema", "types", "contracts"},
+    {"errors", "clock", "schema", "types", "contracts", "compiled"},
     {"norms", "optimizers", "drift", "evaluation", "decoding"},
     {"models"},
     {"engine", "streams", "checkpoints", "telemetry"},

@@ -1,20 +1,18 @@
 """With the compiled kernel and without: the same alarms, the same memory, to the last bit; and when it steps aside."""
 
-import runpy
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_trainer.compiled import use_compiled_parts
 from stream_trainer.drift import FeatureSignal, HistogramOptions, PredictionSignal
-from stream_trainer.drift import kernel as kernel_module
 from stream_trainer.drift.adwin import AdwinOptions, WeightedAdwin
 from stream_trainer.drift.adwin_window import AdwinWindow
 from stream_trainer.drift.bins import CategoryBins, NumberBins
 from stream_trainer.drift.distances import DISTANCES
 from stream_trainer.drift.histograms import Histograms
-from stream_trainer.drift.kernel import drift_kernel_in_use, kernel, use_drift_kernel
+from stream_trainer.drift.kernel import drift_kernel
 from stream_trainer.schema import CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.types import Batch
 
@@ -29,11 +27,11 @@ cuts = st.lists(st.sampled_from([1, 7, 16, 100, 256, 1024]), min_size=1, max_siz
 @pytest.fixture
 def compiled():
     """The functions of the kernel, and the choice as it was when the test is over."""
-    before = drift_kernel_in_use() == "compiled"
-    if not use_drift_kernel(True):
+    before = use_compiled_parts(True)
+    if drift_kernel() is None:
         pytest.skip("the kernel was not built: install again where there is a C compiler")
-    yield kernel()
-    use_drift_kernel(before)
+    yield drift_kernel()
+    use_compiled_parts(before)
 
 
 def assert_same_state(expected, state):
@@ -47,7 +45,7 @@ def with_and_without(build, batches):
     """What each update returns, and what is remembered after the last: [with the kernel, by numpy]."""
     found = []
     for compiled in (True, False):
-        use_drift_kernel(compiled)
+        use_compiled_parts(compiled)
         part = build()
         found.append(([part.update(batch) for batch in batches], part.scores(), part.capture()))
     return found
@@ -183,7 +181,7 @@ def test_categories_below_zero_are_folded_as_numpy_folds_them(compiled):
     """They should not come. If they do, the kernel must not write in front of its table."""
     category_NC, weight_N = np.array([[-1], [-7], [5], [2**62]]), np.arange(1.0, 5.0)
     found = CategoryBins((3,)).count(category_NC, None, weight_N)
-    use_drift_kernel(False)
+    use_compiled_parts(False)
 
     assert CategoryBins((3,)).count(category_NC, None, weight_N).tolist() == found.tolist()
 
@@ -214,17 +212,9 @@ def test_no_number_is_lost_between_odd_columns(compiled):
         bins = NumberBins(n_columns)
         bins.fit(x_NF[:200], None)
         found = bins.count(x_NF, None, np.ones(300))
-        use_drift_kernel(False)
+        use_compiled_parts(False)
         expected = bins.count(x_NF, None, np.ones(300))
-        use_drift_kernel(True)
+        use_compiled_parts(True)
 
         assert 300 * n_columns == found.sum()
         assert expected.tolist() == found.tolist()
-
-
-@pytest.mark.parametrize(("said", "in_use"), [("off", "off"), ("portable", "compiled"), ("auto", "compiled")])
-def test_the_environment_can_switch_it_off(compiled, monkeypatch, said, in_use):
-    """One switch for all kernels; which instructions the norm layers take does not matter here."""
-    monkeypatch.setenv("STREAM_TRAINER_KERNEL", said)
-
-    assert in_use == runpy.run_path(kernel_module.__file__)["drift_kernel_in_use"]()
