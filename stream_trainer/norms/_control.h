@@ -5,6 +5,7 @@
 #define STREAM_TRAINER_CONTROL_H
 
 #include <math.h>
+#include <stddef.h>
 
 /* The fields of _Control, and the constants, of adaptive_batch_renorm.py. */
 typedef struct {
@@ -54,6 +55,27 @@ static void learn_floor_from(Control *k, double gradient, double n, double learn
     k->floor_power += (1 - pow(FLOOR_MEMORY, n)) * (gradient * gradient - k->floor_power);
     double logit = k->floor_logit - learn_floor * sqrt(n) * gradient / sqrt(k->floor_power + 1e-20);
     k->floor_logit = at_most(FLOOR_LOGIT_MAX, at_least(FLOOR_LOGIT_MIN, logit));
+}
+
+/* AdaptiveBatchRenorm.drift: distance of the horizons without its noise, share of clipped channels, and the batch's mean
+   (root mean square) and standard deviation (geometric mean) in running standard deviations. */
+typedef struct {
+    double distance, clipped, shift, scale;
+} Drift;
+
+static Drift drift_of(const float *mean, const float *var, const float *ratio, const float *shift, ptrdiff_t channels,
+                      double eps) {
+    Drift sum = {0, 0, 0, 0};
+    for (ptrdiff_t i = 0; i < channels; i++) {
+        const double slow = var[i] + eps, gap = mean[channels + i] - mean[i];
+        const double spread = log((var[channels + i] + eps) / slow);
+        sum.distance += gap * gap / slow + spread * spread / 2;
+        sum.clipped += fabs(shift[i]) > SHIFT_MAX;
+        sum.shift += (double)shift[i] * shift[i];
+        sum.scale += log(ratio[i]);
+    }
+    const double c = (double)channels;
+    return (Drift){sum.distance / c, sum.clipped / c, sqrt(sum.shift / c), exp(sum.scale / c)};
 }
 
 #endif

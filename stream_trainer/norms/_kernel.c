@@ -8,7 +8,7 @@
 
 #include "_passes.h"
 
-#define CALLS 3          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
+#define CALLS 4          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
 
 /* ------------------------------------------------------------ instruction sets */
@@ -228,6 +228,21 @@ static PyObject *call_renorm_backward(PyObject *module, PyObject *const *args, P
     Py_RETURN_NONE;
 }
 
+/* adaptive_drift(shape of r_d, r_d, buffers, eps) -> (distance, clipped, shift, scale), see drift_of */
+static PyObject *call_adaptive_drift(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    if (!expects(count, 4)) return NULL;
+    Arguments a = {args, 0};
+    const Shape s = shape(&a);
+    const float *r_d = address(&a);
+    PyObject *buffers = *a.next++;
+    const float *means = address_of(PyDict_GetItemWithError(buffers, mean), &a.failed);
+    const float *vars = address_of(PyDict_GetItemWithError(buffers, var), &a.failed);
+    const double eps = number(&a);
+    if (a.failed) return NULL;
+    const Drift drift = drift_of(means, vars, r_d, r_d + s.c, s.c, eps);
+    return Py_BuildValue("dddd", drift.distance, drift.clipped, drift.shift, drift.scale);
+}
+
 /* 1 where the tensor's attribute is `expected`, 0 where it is another, -1 on an error. */
 static int attribute_is(PyObject *tensor, PyObject *attribute, PyObject *expected) {
     PyObject *value = PyObject_GetAttr(tensor, attribute);
@@ -294,7 +309,8 @@ static PyObject *call_use(PyObject *module, PyObject *name) {
 
 static PyMethodDef methods[] = {
     CALL(adaptive_forward), CALL(adaptive_backward), CALL(renorm_forward),         CALL(renorm_backward),
-    CALL(takes),            CALL(introduce),         {"use", call_use, METH_O, NULL}, {NULL},
+    CALL(adaptive_drift),   CALL(takes),             CALL(introduce),                 {"use", call_use, METH_O, NULL},
+    {NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, methods};

@@ -28,7 +28,7 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.norms.base import NormDrift, StatefulNorm
 from stream_trainer.norms.fused import fused_adaptive_renorm
 from stream_trainer.norms.horizons import TwoHorizonMoments
-from stream_trainer.norms.kernel import kernel_takes
+from stream_trainer.norms.kernel import compiled, kernel_takes
 
 __all__ = ["AdaptiveBatchRenorm"]
 
@@ -214,17 +214,24 @@ class AdaptiveBatchRenorm(StatefulNorm):
         """Between the horizons; both numbers contain the noise of a stream at rest."""
         if self._last is None:
             return None
-        (ratio, shift), n = self._last
-        control = self.read_control()
-        ratio_C, shift_C = ratio.cpu().numpy(), shift.cpu().numpy()  # a tenth of the cost of torch's small operations
-        channels = len(shift_C)
+        r_d, n = self._last
+        control, moments = self.read_control(), self.moments
+        if isinstance(r_d, Tensor) and kernel_takes(r_d, None, None, moments):
+            distance, clipped, shift, scale = compiled.adaptive_drift(r_d.shape, r_d, moments._buffers, self.eps)
+            distance += moments.noise
+        else:
+            ratio_C, shift_C = (row.cpu().numpy() for row in r_d)  # a tenth of the cost of torch's small operations
+            distance = moments.distance(self.eps)
+            clipped = np.count_nonzero(np.abs(shift_C) > SHIFT_MAX) / len(shift_C)
+            shift = math.sqrt(float(shift_C @ shift_C) / len(shift_C))
+            scale = math.exp(float(np.add.reduce(np.log(ratio_C))) / len(shift_C))
         return NormDrift(
-            distance=self.moments.distance(self.eps),
+            distance=distance,
             usual=math.exp(control.log_distance),
-            clipped=np.count_nonzero(np.abs(shift_C) > SHIFT_MAX) / channels,
+            clipped=clipped,
             fast_share=control.share,
-            shift=math.sqrt(n * float(shift_C @ shift_C) / channels),
-            scale=math.exp(float(np.add.reduce(np.log(ratio_C))) / channels),
+            shift=math.sqrt(n) * shift,
+            scale=scale,
         )
 
     def extra_repr(self) -> str:
