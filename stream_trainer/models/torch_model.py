@@ -23,7 +23,7 @@ from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.step_factors import StepFactors, checked_factor
 from stream_trainer.models.torch_options import TorchOptions, build_configured
 from stream_trainer.models.torch_state import check_same_tensors, optimizer_memory, restore_optimizer, under
-from stream_trainer.norms import NormDrift, drift_numbers
+from stream_trainer.norms import NormDrift, drift_numbers, stateful_norms
 from stream_trainer.optimizers import Stepper, build_optimizer
 from stream_trainer.schema import Schema, TargetKind
 from stream_trainer.types import Batch, LayerPlasticity, LearnReport, Prediction, State
@@ -52,6 +52,7 @@ class TorchModel:
         optimizer = build_optimizer(name, self.network.parameters(), **settings)
         self._stepper = Stepper(optimizer, options.rate_scaling)
         self._plasticity = PlasticityWatch(self.network)
+        self._norms = stateful_norms(self.network)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._standardiser = InputStandardiser(
             schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
@@ -203,7 +204,7 @@ class TorchModel:
 
     def norm_drift(self) -> dict[str, NormDrift]:
         """Layer -> how far its activations moved with the last batch learned; without the layers that cannot tell."""
-        return drift_numbers(self.network)
+        return drift_numbers(self._norms)
 
     def plasticity(self) -> Mapping[str, LayerPlasticity]:
         """Layer -> signs that it stops learning, as last measured: after 1,024 records, and then every 50,000."""

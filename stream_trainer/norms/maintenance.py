@@ -1,6 +1,6 @@
 """What one does to the norms of a built network: stop their memory, measure it anew, ask how far it has moved."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from stream_trainer.norms.base import NormDrift, StatefulNorm
 from stream_trainer.norms.moments import RunningMoments
 from stream_trainer.norms.precision import wide
 
-__all__ = ["drift_numbers", "freeze", "recompute_moments"]
+__all__ = ["drift_numbers", "freeze", "recompute_moments", "stateful_norms"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,18 +33,25 @@ def freeze(module: Network, frozen: bool = True) -> Network:
     return module
 
 
-def drift_numbers(module: nn.Module) -> dict[str, NormDrift]:
-    """Name of each norm in `module` that can tell -> how far its activations have moved. Not before the first batch.
+def stateful_norms(module: nn.Module) -> dict[str, StatefulNorm]:
+    """The layers in `module` that remember moments, by name. To walk all modules takes longer than to ask a layer."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, StatefulNorm)}
+
+
+def drift_numbers(norms: nn.Module | Mapping[str, StatefulNorm]) -> dict[str, NormDrift]:
+    """Name of each norm that can tell -> how far its activations have moved. Not before the first batch.
 
     As many entries as layers, three numbers each; costs a few sums over channels a layer, when asked.
+
+    Args: norms: a network, or its `stateful_norms` for whoever asks often.
 
     >>> from stream_trainer.norms import build_norm
     >>> net = nn.Sequential(nn.Linear(8, 8), build_norm("adaptive_batch_renorm", 8))
     >>> drift_numbers(net), net(torch.randn(4, 8)).shape, list(drift_numbers(net))
     ({}, torch.Size([4, 8]), ['1'])
     """
-    found = ((name, child.drift()) for name, child in module.named_modules() if isinstance(child, StatefulNorm))
-    return {name: drift for name, drift in found if drift is not None}
+    layers = stateful_norms(norms) if isinstance(norms, nn.Module) else norms
+    return {name: drift for name, layer in layers.items() if (drift := layer.drift()) is not None}
 
 
 @torch.no_grad()
