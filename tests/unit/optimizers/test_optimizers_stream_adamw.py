@@ -96,7 +96,7 @@ def test_memories_do_not_depend_on_the_cut(cut):
 
 @pytest.mark.parametrize("cut", [1, 7, 100])
 def test_everything_is_pulled_and_gains_and_biases_ten_times_as_hard(cut):
-    """Left alone a gain wanders to 0 and takes its unit with it; whatever the cut, the way back is a matter of records."""
+    """Left alone a gain wanders to 0 and takes its unit with it; the way back is a matter of records, not of cuts."""
     matrix, gain = parameter(3, 3), nn.Parameter(torch.ones(3))
     before = matrix.detach().clone()
     optimizer = StreamAdamW([matrix, gain], lr=0.0, pull_horizon_records=1400)
