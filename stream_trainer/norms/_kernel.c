@@ -7,23 +7,36 @@
 #include <Python.h>
 
 #include "_passes.h"
+#include "_threads.h"
 
-#define CALLS 4          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
+#define CALLS 5          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
+#define THREAD_VALUES 131072 /* and from here on are shared out: below, threads cost more than they bring */
 
 /* ------------------------------------------------------------ instruction sets */
 
 typedef struct {
+    Forward *forward; /* of one of the two, the other is NULL */
+    Backward *backward;
+    Scratch scratch;
+} Batch;
+
+typedef struct {
     const char *name;
-    void (*adaptive_forward)(Forward *, Scratch), (*renorm_forward)(Forward *, Scratch);
-    void (*adaptive_backward)(Backward *, Scratch), (*renorm_backward)(Backward *, Scratch);
+    void (*adaptive_forward)(void *, Team), (*renorm_forward)(void *, Team);
+    void (*adaptive_backward)(void *, Team), (*renorm_backward)(void *, Team);
 } Path;
 
+#define COMPILE_PASS(pass, path, target, direction)                                                               \
+    target static void pass##_##path(void *batch, Team team) {                                                    \
+        pass(((Batch *)batch)->direction, ((Batch *)batch)->scratch, team);                                       \
+    }
+
 #define COMPILE(path, target)                                                                                     \
-    target static void adaptive_forward_##path(Forward *f, Scratch s) { adaptive_forward(f, s); }                 \
-    target static void renorm_forward_##path(Forward *f, Scratch s) { renorm_forward(f, s); }                     \
-    target static void adaptive_backward_##path(Backward *b, Scratch s) { adaptive_backward(b, s); }              \
-    target static void renorm_backward_##path(Backward *b, Scratch s) { renorm_backward(b, s); }                  \
+    COMPILE_PASS(adaptive_forward, path, target, forward)                                                         \
+    COMPILE_PASS(renorm_forward, path, target, forward)                                                           \
+    COMPILE_PASS(adaptive_backward, path, target, backward)                                                       \
+    COMPILE_PASS(renorm_backward, path, target, backward)                                                         \
     static const Path path_##path = {#path, adaptive_forward_##path, renorm_forward_##path,                       \
                                      adaptive_backward_##path, renorm_backward_##path};
 
@@ -39,7 +52,8 @@ static const Path *path = &path_portable;
 
 /* Looked up once, when the module is made; torch's by `introduce`. */
 static PyObject *data_ptr, *dtype, *is_cpu, *is_contiguous, *mean, *var, *weight, *n_records;
-static PyObject *tensor_type, *float32, *increment_version;
+static PyObject *tensor_type, *float32, *increment_version, *get_num_threads;
+static int has_openmp;
 
 /* The arguments of a call, taken one after another. The first that does not fit sets the error; go on, and ask at the end. */
 typedef struct {
@@ -104,18 +118,35 @@ static int expects(Py_ssize_t count, Py_ssize_t expected) {
 
 /* ------------------------------------------------------------ the calls */
 
-#define RUN(call, shape)                                                                                          \
-    do {                                                                                                          \
-        Scratch scratch;                                                                                          \
-        if (scratch_for(shape, &scratch) < 0) return PyErr_NoMemory();                                            \
-        if ((shape).n * (shape).c * (shape).p < GIL_VALUES) {                                                     \
-            call;                                                                                                 \
-        } else {                                                                                                  \
-            Py_BEGIN_ALLOW_THREADS call;                                                                          \
-            Py_END_ALLOW_THREADS                                                                                  \
-        }                                                                                                         \
-        free(scratch.rows_d);                                                                                     \
-    } while (0)
+/* How many threads torch would take for a batch of this size; -1 on an error. */
+static long threads_for(ptrdiff_t values) {
+    if (values < THREAD_VALUES || !has_openmp) return 1;
+    PyObject *threads = PyObject_CallNoArgs(get_num_threads);
+    long count = threads ? PyLong_AsLong(threads) : -1;
+    Py_XDECREF(threads);
+    return count;
+}
+
+/* Do a pass over a batch. Returns -1 with an error set, or 0. */
+static int run(void (*pass)(void *, Team), Forward *forward, Backward *backward) {
+    const Shape shape = forward ? forward->shape : backward->shape;
+    const ptrdiff_t values = shape.n * shape.c * shape.p;
+    const long threads = threads_for(values);
+    Batch batch = {.forward = forward, .backward = backward};
+    if (threads < 1) return -1;
+    if (scratch_for(shape, &batch.scratch) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (values < GIL_VALUES) {
+        share_out(pass, &batch, 1);
+    } else {
+        Py_BEGIN_ALLOW_THREADS share_out(pass, &batch, threads);
+        Py_END_ALLOW_THREADS
+    }
+    free(batch.scratch.rows_d);
+    return 0;
+}
 
 /* The buffers of the moments, which autograd is told of if they are about to move. */
 static void moments(Arguments *a, Forward *f) {
@@ -165,7 +196,7 @@ static PyObject *call_adaptive_forward(PyObject *module, PyObject *const *args, 
     f.noise = number(&a);
     f.learn_floor = number(&a);
     if (a.failed) return NULL;
-    RUN(path->adaptive_forward(&f, scratch), f.shape);
+    if (run(path->adaptive_forward, &f, NULL) < 0) return NULL;
     /* The correlation as backward will need it, whatever comes between. */
     return Py_BuildValue("dO", f.control->correlation, f.finite ? Py_True : Py_False);
 }
@@ -181,7 +212,7 @@ static PyObject *call_renorm_forward(PyObject *module, PyObject *const *args, Py
     double plain = number(&a), r_full = number(&a), d_full = number(&a);
     if (a.failed) return NULL;
     limits_after((double)*f.n_records, plain, r_full, d_full, &f.r_max, &f.d_max);
-    RUN(path->renorm_forward(&f, scratch), f.shape);
+    if (run(path->renorm_forward, &f, NULL) < 0) return NULL;
     return Py_BuildValue("ddO", f.r_max, f.d_max, f.finite ? Py_True : Py_False);
 }
 
@@ -212,7 +243,7 @@ static PyObject *call_adaptive_backward(PyObject *module, PyObject *const *args,
     b.damps = truth(&a);
     b.learning = truth(&a);
     if (a.failed) return NULL;
-    RUN(path->adaptive_backward(&b, scratch), b.shape);
+    if (run(path->adaptive_backward, NULL, &b) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -224,7 +255,7 @@ static PyObject *call_renorm_backward(PyObject *module, PyObject *const *args, P
     b.r_max = number(&a);
     b.d_max = number(&a);
     if (a.failed) return NULL;
-    RUN(path->renorm_backward(&b, scratch), b.shape);
+    if (run(path->renorm_backward, NULL, &b) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -280,12 +311,13 @@ static PyObject *call_takes(PyObject *module, PyObject *const *args, Py_ssize_t 
     Py_RETURN_TRUE;
 }
 
-/* introduce(torch.Tensor, torch.float32, increment_version) */
+/* introduce(torch.Tensor, torch.float32, increment_version, torch.get_num_threads) -> whether torch's threads were found */
 static PyObject *call_introduce(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    if (!expects(count, 3)) return NULL;
-    PyObject **names[] = {&tensor_type, &float32, &increment_version};
-    for (int i = 0; i < 3; i++) Py_XSETREF(*names[i], Py_NewRef(args[i]));
-    Py_RETURN_NONE;
+    if (!expects(count, 4)) return NULL;
+    PyObject **names[] = {&tensor_type, &float32, &increment_version, &get_num_threads};
+    for (int i = 0; i < 4; i++) Py_XSETREF(*names[i], Py_NewRef(args[i]));
+    has_openmp = find_openmp();
+    return PyBool_FromLong(has_openmp);
 }
 
 /* use(name) -> whether this machine can run the path; if so, it is the one from now on. */

@@ -88,12 +88,11 @@ SWEEP double limit(double value, double low, double high) {
     return value < low ? low : value > high ? high : value; /* a nan stays a nan */
 }
 
-SWEEP void adaptive_forward(Forward *f, Scratch scratch) {
+/* What a channel is normalised by, from the moments before the batch. Returns the power of the batch's mean over channels;
+   sets `finite`. */
+SWEEP double adaptive_coefficients(Forward *f, const Moments *batch, float *restrict scale, float *restrict offset) {
     const ptrdiff_t c = f->shape.c;
-    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
-    measure(f->x, f->shape, f->eps, f->record, f->share, 2, scratch.work, &batch);
-    const double *mean_batch = batch.mean + 2 * c, *var_batch = batch.scatter + 2 * c;
-    float *scale = scratch.rows_f, *offset = scale + c;
+    const double *mean_batch = batch->mean + 2 * c, *var_batch = batch->scatter + 2 * c;
     float *mean_x = f->channel, *centre = mean_x + c, *inverse = centre + c, *gap = inverse + c;
     double power = 0, spread = 0;
     for (ptrdiff_t i = 0; i < c; i++) {
@@ -112,25 +111,42 @@ SWEEP void adaptive_forward(Forward *f, Scratch scratch) {
         scale[i] = (float)(by_std * weight);
         offset[i] = (float)(limited * weight + (f->bias ? f->bias[i] : 0));
     }
-    normalise(f->x, f->shape, f->record, centre, scale, offset, f->y);
     f->finite = isfinite(spread) != 0;
-    if (!f->learning || !f->finite) return;
-    merge_running(f, &batch, 2);
+    return power / c;
+}
+
+/* How far the horizons are apart, mean over channels, noise included. */
+SWEEP double distance_of(const Forward *f) {
+    const ptrdiff_t c = f->shape.c;
     double distance = 0;
     for (ptrdiff_t i = 0; i < c; i++) {
         double apart = (double)f->mean[c + i] - f->mean[i], slow = f->var[i] + f->eps, fast = f->var[c + i] + f->eps;
         double spread = log(fast / slow);
         distance += apart * apart / slow + spread * spread / 2;
     }
-    observe(f->control, f->shape.n, (double)*f->n_records, f->log_q, power / c, distance / c + f->noise, f->learn_floor);
+    return distance / c + f->noise;
 }
 
-SWEEP void adaptive_backward(Backward *b, Scratch scratch) {
+/* The first thread does what is to be done once for each channel: sums over channels have one order. */
+SWEEP void adaptive_forward(Forward *f, Scratch scratch, Team team) {
+    const ptrdiff_t c = f->shape.c;
+    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
+    float *centre = f->channel + c, *scale = scratch.rows_f, *offset = scale + c;
+    double power = 0;
+    measure(f->x, f->shape, f->eps, f->record, f->share, 2, scratch.work, &batch, team);
+    meet(team);
+    if (team.rank == 0) power = adaptive_coefficients(f, &batch, scale, offset);
+    meet(team);
+    normalise(f->x, f->shape, f->record, centre, scale, offset, f->y, team);
+    if (team.rank != 0 || !f->learning || !f->finite) return;
+    merge_running(f, &batch, 2);
+    observe(f->control, f->shape.n, (double)*f->n_records, f->log_q, power, distance_of(f), f->learn_floor);
+}
+
+/* What a gradient is projected by; also the gradients of weight and bias, and the steps of the control. */
+SWEEP void adaptive_projection(Backward *b, Sums sums, float *restrict scale, float *restrict off, float *restrict slope) {
     const ptrdiff_t c = b->shape.c;
-    const float *mean_x = b->channel, *centre = mean_x + c, *inverse = centre + c, *gap = inverse + c;
-    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
-    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
-    sum_gradient(b->dy, b->x, b->shape, b->record, centre, inverse, scratch.work, sums);
+    const float *mean_x = b->channel, *inverse = mean_x + 2 * c, *gap = inverse + c;
     const double n = b->shape.n, values = n * b->shape.p, s = trust(n, b->shape.p, b->correlation);
     const double damping = b->damps ? damp(b->control, n, b->learning) : 1;
     double floor_gradient = 0;
@@ -151,40 +167,55 @@ SWEEP void adaptive_backward(Backward *b, Scratch scratch) {
         slope[i] = (float)(slope_x * by_std);
     }
     if (b->learning && b->learn_floor > 0) learn_floor_from(b->control, floor_gradient, n, b->learn_floor);
-    if (b->dx) project_gradient(b->dy, b->x, b->shape, b->record, centre, scale, off, slope, b->dx);
 }
 
-SWEEP void renorm_forward(Forward *f, Scratch scratch) {
+SWEEP void adaptive_backward(Backward *b, Scratch scratch, Team team) {
+    const ptrdiff_t c = b->shape.c;
+    const float *centre = b->channel + c, *inverse = centre + c;
+    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
+    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
+    sum_gradient(b->dy, b->x, b->shape, b->record, centre, inverse, scratch.work, sums, team);
+    meet(team);
+    if (team.rank == 0) adaptive_projection(b, sums, scale, off, slope);
+    meet(team);
+    if (b->dx) project_gradient(b->dy, b->x, b->shape, b->record, centre, scale, off, slope, b->dx, team);
+}
+
+SWEEP void renorm_coefficients(Forward *f, const Moments *batch, float *restrict scale, float *restrict offset) {
     const ptrdiff_t c = f->shape.c;
-    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
-    measure(f->x, f->shape, f->eps, NULL, f->share, 1, scratch.work, &batch);
-    float *scale = scratch.rows_f, *offset = scale + c;
     float *r = f->channel, *d = r + c, *centre = d + c, *inverse = centre + c;
     double spread = 0;
     for (ptrdiff_t i = 0; i < c; i++) {
-        double mean = batch.mean[c + i], std = sqrt(batch.scatter[c + i] + f->eps), running = sqrt(f->var[i] + f->eps);
+        double mean = batch->mean[c + i], std = sqrt(batch->scatter[c + i] + f->eps), running = sqrt(f->var[i] + f->eps);
         double ratio = std / running, shift = (mean - f->mean[i]) / running, weight = f->weight ? f->weight[i] : 1;
         double r_limited = limit(ratio, 1 / f->r_max, f->r_max), d_limited = limit(shift, -f->d_max, f->d_max);
         centre[i] = (float)mean;
         inverse[i] = (float)(1 / std);
         r[i] = (float)ratio;
         d[i] = (float)shift;
-        spread += batch.scatter[c + i];
+        spread += batch->scatter[c + i];
         scale[i] = (float)(r_limited / std * weight);
         offset[i] = (float)(d_limited * weight + (f->bias ? f->bias[i] : 0));
     }
-    normalise(f->x, f->shape, NULL, centre, scale, offset, f->y);
     f->finite = isfinite(spread) != 0;
-    if (f->learning && f->finite) merge_running(f, &batch, 1);
 }
 
-SWEEP void renorm_backward(Backward *b, Scratch scratch) {
+SWEEP void renorm_forward(Forward *f, Scratch scratch, Team team) {
+    const ptrdiff_t c = f->shape.c;
+    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
+    float *centre = f->channel + 2 * c, *scale = scratch.rows_f, *offset = scale + c;
+    measure(f->x, f->shape, f->eps, NULL, f->share, 1, scratch.work, &batch, team);
+    meet(team);
+    if (team.rank == 0) renorm_coefficients(f, &batch, scale, offset);
+    meet(team);
+    normalise(f->x, f->shape, NULL, centre, scale, offset, f->y, team);
+    if (team.rank == 0 && f->learning && f->finite) merge_running(f, &batch, 1);
+}
+
+SWEEP void renorm_projection(Backward *b, Sums sums, float *restrict scale, float *restrict off, float *restrict slope) {
     const ptrdiff_t c = b->shape.c;
-    const float *r = b->channel, *d = r + c, *centre = d + c, *inverse = centre + c;
+    const float *r = b->channel, *d = r + c, *inverse = d + 2 * c;
     const float r_high = (float)b->r_max, r_low = (float)(1 / b->r_max), d_high = (float)b->d_max;
-    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
-    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
-    sum_gradient(b->dy, b->x, b->shape, NULL, centre, inverse, scratch.work, sums);
     const double values = (double)b->shape.n * b->shape.p;
     for (ptrdiff_t i = 0; i < c; i++) {
         const float ratio = (float)limit(r[i], r_low, r_high), shift = (float)limit(d[i], -d_high, d_high);
@@ -196,7 +227,18 @@ SWEEP void renorm_backward(Backward *b, Scratch scratch) {
         off[i] = (float)(sums.dy[i] / values);
         slope[i] = (float)(inverse[i] * sums.dy_v[i] / values);
     }
-    if (b->dx) project_gradient(b->dy, b->x, b->shape, NULL, centre, scale, off, slope, b->dx);
+}
+
+SWEEP void renorm_backward(Backward *b, Scratch scratch, Team team) {
+    const ptrdiff_t c = b->shape.c;
+    const float *centre = b->channel + 2 * c, *inverse = centre + c;
+    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
+    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
+    sum_gradient(b->dy, b->x, b->shape, NULL, centre, inverse, scratch.work, sums, team);
+    meet(team);
+    if (team.rank == 0) renorm_projection(b, sums, scale, off, slope);
+    meet(team);
+    if (b->dx) project_gradient(b->dy, b->x, b->shape, NULL, centre, scale, off, slope, b->dx, team);
 }
 
 #endif

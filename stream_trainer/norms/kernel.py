@@ -21,7 +21,7 @@ __all__ = ["KERNEL_PATHS", "compiled", "kernel_in_use", "kernel_takes", "use_ker
 
 KERNEL_PATHS = ("avx2", "portable", "off")  # best first
 VARIABLE = "STREAM_TRAINER_KERNEL"
-CALLS = 4  # the signatures in _kernel.c that are called here; one built from other sources is not touched
+CALLS = 5  # the signatures in _kernel.c that are called here; one built from other sources is not touched
 
 
 def _built() -> Any:
@@ -31,7 +31,7 @@ def _built() -> Any:
         return None
     if built.CALLS != CALLS:
         return None
-    built.introduce(Tensor, torch.float32, increment_version)
+    built.introduce(Tensor, torch.float32, increment_version, torch.get_num_threads)
     return built
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.autograd.graph import increment_version
 
 from stream_trainer.errors import ConfigError
 from stream_trainer.norms import build_norm, kernel_in_use
-from stream_trainer.norms.kernel import KERNEL_PATHS, kernel_takes, use_kernel
+from stream_trainer.norms.kernel import KERNEL_PATHS, compiled, kernel_takes, use_kernel
 
 LAYERS = [
     ("batch_renorm", {}),
@@ -179,6 +180,33 @@ def test_the_same_batch_leaves_the_same_bits_wherever_it_lies(kernel, name, shap
         assert x.data_ptr() % 32 != moved_x.data_ptr() % 32
         expected, got = one_step(first, x, dy, kernel), one_step(second, moved_x, moved_dy, kernel)
         assert all(torch.equal(value, got[key]) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("kernel", COMPILED, indirect=True)
+@pytest.mark.parametrize("shape", [(700, 203), (33, 37, 11, 12)])
+@pytest.mark.parametrize(("name", "options"), [*LAYERS[:1], *LAYERS[2:4]])
+def test_the_number_of_threads_changes_no_bit(kernel, name, options, shape):
+    """What a channel adds up, one thread adds up in the order of the records: any machine gets the same."""
+    generator = torch.Generator().manual_seed(6)
+    x, dy = (torch.randn(shape, generator=generator) * 3 + 1 for _ in range(2))
+    assert x.numel() > 131_072, "smaller batches are not shared out"
+    before = torch.get_num_threads()
+    steps = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            steps.append(one_step(build_norm(name, shape[1], dims=max(1, len(shape) - 2), **options), x, dy, kernel))
+    finally:
+        torch.set_num_threads(before)
+
+    for step in steps[1:]:
+        assert all(torch.equal(value, step[key]) for key, value in steps[0].items())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or compiled is None, reason="needs the kernel, and torch's OpenMP on Linux")
+def test_it_finds_the_threads_of_torch():
+    """Guards the test above against comparing one thread with one thread."""
+    assert compiled.introduce(torch.Tensor, torch.float32, increment_version, torch.get_num_threads)
 
 
 @pytest.mark.parametrize("kernel", COMPILED[:1], indirect=True)
