@@ -17,6 +17,7 @@ from stream_trainer.drift.histogram_options import HistogramOptions
 from stream_trainer.drift.kernel import drift_kernel
 from stream_trainer.drift.mean_signals import ConfidenceSignal, ErrorSignal
 from stream_trainer.drift.norm_signal import NormSignal, NormSignalOptions
+from stream_trainer.drift.own_past import OwnPast
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.river_detectors import (
     RiverAdwin,
@@ -81,6 +82,7 @@ DETECTORS: dict[str, Any] = {
     "hddm_w": RiverHddmW,
     "kswin": RiverKswin,
     "none": NoDetector,
+    "own_past": OwnPast,
     "page_hinkley": RiverPageHinkley,
     "weighted_adwin": WeightedAdwin,
 }

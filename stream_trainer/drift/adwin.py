@@ -45,7 +45,7 @@ class WeightedAdwin:
     >>> calm = detector.update(np.tile([0.0, 0.0, 0.0, 1.0], 5000))
     >>> [alarm] = detector.update(np.tile([0.0, 1.0], 400))
     >>> alarm.index, alarm.direction.value, alarm.before, alarm.after, alarm.window_records
-    (223, 'up', 0.25, 0.5, 224)
+    (159, 'up', 0.25, 0.5, 160)
     """
 
     name: ClassVar[str] = "weighted_adwin"

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 from stream_trainer.drift.restoring import identity, refuse_stranger
 from stream_trainer.drift.signals import Score
+from stream_trainer.drift.usual import Usual
 from stream_trainer.errors import ConfigError
 from stream_trainer.types import Alarm, Detection, Direction, NormDrift, State
 
@@ -44,26 +45,6 @@ class NormSignalOptions:
             )
 
 
-@dataclass(slots=True)
-class _Layer:
-    """What is usual for the logarithm of one layer's strain: fading weight, mean, variance; and the last look."""
-
-    weight: float = 0.0
-    mean: float = 0.0
-    variance: float = 0.0
-    looks: int = 0
-    told: bool = False
-    value: float = 0.0
-    threshold: float = math.inf
-
-    def add(self, value: float, keep: float) -> None:
-        self.weight = keep * self.weight + 1.0
-        gap, share = value - self.mean, 1.0 / self.weight
-        self.mean += share * gap
-        self.variance = (1.0 - share) * (self.variance + share * gap * gap)
-        self.looks += 1
-
-
 class NormSignal:
     """The layers of one model's network.
 
@@ -78,7 +59,7 @@ class NormSignal:
     def __init__(self, model: str, options: NormSignalOptions | None = None) -> None:
         self.model, self.options = model, options or NormSignalOptions()
         self._keep = 0.5 ** (LOOK_RECORDS / self.options.half_life_records)
-        self._layers: dict[str, _Layer] = {}
+        self._layers: dict[str, Usual] = {}
         self._record = 0
 
     def update(self, n: int, layers: Callable[[], Mapping[str, NormDrift]]) -> list[Alarm]:
@@ -96,17 +77,13 @@ class NormSignal:
     def _look(self, name: str, strain: float, n: int) -> Detection | None:
         if not 0.0 < strain < math.inf:  # a model gone wild; its step was not taken
             return None
-        options, layer = self.options, self._layers.setdefault(name, _Layer())
-        layer.value, usual = math.log(strain), layer.mean
+        options, layer = self.options, self._layers.setdefault(name, Usual())
+        usual = layer.mean
         if self._record <= options.warmup_records or layer.looks * LOOK_RECORDS < options.warmup_records:
-            layer.add(layer.value, self._keep)
+            layer.learn(math.log(strain), self._keep)
             return None
-        margin = max(options.sigmas * math.sqrt(layer.variance), math.log(options.ratio_min))
-        layer.threshold = usual + margin
-        was_told, beyond = layer.told, layer.value > layer.threshold
-        layer.told = beyond or (was_told and layer.value > usual + margin / 2.0)
-        layer.add(min(layer.value, layer.threshold), self._keep)
-        if not beyond or was_told:
+        margin_min = math.log(options.ratio_min)
+        if not layer.judge(math.log(strain), self._keep, sigmas=options.sigmas, margin_min=margin_min):
             return None
         return Detection(
             index=n - 1,
@@ -135,6 +112,6 @@ class NormSignal:
         refuse_stranger(state, identity("norm", self.options))
         self._record = state.values["record"]
         self._layers = {
-            name: _Layer(**{**layer, "threshold": math.inf if layer["threshold"] is None else layer["threshold"]})
+            name: Usual(**{**layer, "threshold": math.inf if layer["threshold"] is None else layer["threshold"]})
             for name, layer in state.values["layers"].items()
         }

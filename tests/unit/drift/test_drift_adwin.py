@@ -258,15 +258,15 @@ def test_evidence_is_what_the_last_test_compared():
     assert grown < grown_bound
 
 
-def test_sensitivity_in_words_is_a_test_a_block_a_hundred_of_them_as_one():
+def test_sensitivity_in_words_is_a_test_a_block_250_of_them_as_one():
     """A day at 100,000 records a second holds 2.7e8 tests, most of which say what their neighbours say."""
-    assert delta_for(false_suspect_hours=24, records_per_s=1e5) == pytest.approx(100 * 32 / (24 * 3600 * 1e5))
-    assert AdwinOptions(false_suspect_hours=1, records_per_s=320).delta_per_test == pytest.approx(1 / 360)
+    assert delta_for(false_suspect_hours=24, records_per_s=1e5) == pytest.approx(250 * 32 / (24 * 3600 * 1e5))
+    assert AdwinOptions(false_suspect_hours=1, records_per_s=320).delta_per_test == pytest.approx(1 / 144)
     assert AdwinOptions(delta=0.125).delta_per_test == 0.125
 
 
 def test_false_suspects_are_no_more_than_the_words_allow():
-    """One in 100,000 steady records was allowed: of 2 million, 20. That a hundred tests are one is measured, not proven."""
+    """One in 100,000 steady records was allowed: of 2 million, 20. That 250 tests are one is measured, not proven."""
     words = {"false_suspect_hours": 100_000 / 1000 / 3600, "records_per_s": 1000.0}
     detector = WeightedAdwin(AdwinOptions(**words, min_effect=0.0, refractory_records=0))
     rng = np.random.default_rng(8)
