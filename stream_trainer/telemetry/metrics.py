@@ -8,7 +8,6 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -17,34 +16,17 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from stream_trainer import __version__
 from stream_trainer.clock import Clock
 from stream_trainer.telemetry import names
-from stream_trainer.telemetry.series import LabelValues, SeriesStore
+from stream_trainer.telemetry.announced import ROLES, STATES, announce
+from stream_trainer.telemetry.series import Family, LabelValues, SeriesStore
 from stream_trainer.types import (
-    ClosedBy,
-    Direction,
     LayerPlasticity,
     ModelReport,
     NormDrift,
     Positions,
-    RaceArm,
-    ReactionKind,
-    RejectReason,
     StepReport,
 )
 
 __all__ = ["STATES", "Metrics", "ScoreWindows"]
-
-_OUTCOMES = (  # who may serve after which event: only these have a series
-    (ReactionKind.SUSPECT, RaceArm.KEEP),
-    (ReactionKind.CONFIRM, RaceArm.RATE_UP),
-    (ReactionKind.CONFIRM, RaceArm.FRESH),
-    (ReactionKind.CONFIRM, RaceArm.EARLIER_1),
-    (ReactionKind.CONFIRM, RaceArm.EARLIER_2),
-    (ReactionKind.CONFIRM, RaceArm.EARLIER_3),
-    (ReactionKind.ROLLBACK, RaceArm.KEEP),
-    (ReactionKind.BOOST, RaceArm.RATE_UP),
-)
-ROLES = ("member", "active", "standby")
-STATES = ("STARTING", "RUNNING", "PAUSED", "DRAINING", "STOPPED", "FAILED")
 
 
 class ScoreWindows(Protocol):
@@ -80,7 +62,7 @@ class Metrics:
         clock: Clock | None = None,
     ) -> None:
         self._series = SeriesStore(names.METRICS, dropped=names.DROPPED, seconds=names.COLLECTOR_SECONDS, clock=clock)
-        self._announce(models, features, signals)
+        announce(self._series, models, features, signals)
         self._describe_build()
         self.observe_lifecycle("STARTING")
         self.observe_races(dict.fromkeys(models, False))
@@ -131,13 +113,18 @@ class Metrics:
         series.add(names.ERROR, report.error * n, model)
         series.add(names.NONFINITE, learned.skipped == "non_finite", model)
         series.add(names.REFUSED, learned.skipped in ("worse", "too_few"), model)
-        for family, value in (
-            (names.LOSS, learned.loss),
-            (names.GRADIENT_NORM, learned.gradient_norm),
-            (names.LEARNING_RATE, learned.learning_rate),
-        ):
+        known = {
+            names.LOSS: learned.loss,
+            names.GRADIENT_NORM: learned.gradient_norm,
+            names.LEARNING_RATE: learned.learning_rate,
+        }
+        self._set_known(known, model)
+
+    def _set_known(self, values: Mapping[Family, float | None], *labels: str) -> None:
+        """None: not known this time; what was known stays. The caller holds the lock."""
+        for family, value in values.items():
             if value is not None:
-                series.set(family, value, model)
+                self._series.set(family, value, *labels)
 
     def observe_lags(self, lags: Positions) -> None:
         """Records not yet read; a partition that is no longer named disappears."""
@@ -193,31 +180,29 @@ class Metrics:
         """The normalisation layers of one model after its last batch."""
         with self._series.lock:
             for layer, drift in layers.items():
-                for family, value in (
-                    (names.NORM_DISTANCE, drift.distance),
-                    (names.NORM_USUAL, drift.usual),
-                    (names.NORM_FAST_SHARE, drift.fast_share),
-                    (names.NORM_SHIFT, drift.shift),
-                    (names.NORM_SCALE, drift.scale),
-                    (names.NORM_CLIPPED, drift.clipped),
-                ):
-                    if value is not None:
-                        self._series.set(family, value, model, layer)
+                known = {
+                    names.NORM_DISTANCE: drift.distance,
+                    names.NORM_USUAL: drift.usual,
+                    names.NORM_FAST_SHARE: drift.fast_share,
+                    names.NORM_SHIFT: drift.shift,
+                    names.NORM_SCALE: drift.scale,
+                    names.NORM_CLIPPED: drift.clipped,
+                }
+                self._set_known(known, model, layer)
 
     def observe_plasticity(self, model: str, layers: Mapping[str, LayerPlasticity]) -> None:
         """The layers of one model, as last measured."""
         with self._series.lock:
             for layer, signs in layers.items():
-                for family, value in (
-                    (names.WEIGHT_RATIO, signs.weight_ratio),
-                    (names.UPDATE_RATIO, signs.update_ratio),
-                    (names.STABLE_RANK, signs.stable_rank),
-                    (names.DEAD_RATIO, signs.dead),
-                    (names.DORMANT_RATIO, signs.dormant),
-                    (names.EFFECTIVE_RANK, signs.effective_rank),
-                ):
-                    if value is not None:
-                        self._series.set(family, value, model, layer)
+                known = {
+                    names.WEIGHT_RATIO: signs.weight_ratio,
+                    names.UPDATE_RATIO: signs.update_ratio,
+                    names.STABLE_RANK: signs.stable_rank,
+                    names.DEAD_RATIO: signs.dead,
+                    names.DORMANT_RATIO: signs.dormant,
+                    names.EFFECTIVE_RANK: signs.effective_rank,
+                }
+                self._set_known(known, model, layer)
 
     def observe_fresh_margins(self, margins: Mapping[str, float]) -> None:
         """Per model that has raced: the share of its loss that a new network saved in the end."""
@@ -267,52 +252,6 @@ class Metrics:
     def observe_config(self, *, run: str, config_sha256: str) -> None:
         with self._series.lock:
             self._series.replace(names.CONFIG, {(run, config_sha256): 1.0})
-
-    # ------------------------------------------------------------ before the first batch
-
-    def _announce(self, models: Sequence[str], features: Sequence[str], signals: Sequence[str]) -> None:
-        announce = self._series.announce
-        each_model = [(model,) for model in models]
-        each_direction = [direction.value for direction in Direction]
-        for family in (
-            names.LEARNED,
-            names.SKIPPED,
-            names.BYTES,
-            names.REBUILDS,
-            names.SOURCE_ERRORS,
-            names.REBALANCES,
-            names.FENCES,
-            names.LOST_DATA,
-            names.CORRUPT_FETCHES,
-            names.CORRUPT,
-            names.DROPPED,
-        ):
-            announce(family, [()])
-        announce(names.DEAD_LETTERED, [(reason.value,) for reason in RejectReason])
-        announce(names.BATCHES, [(closed_by.value,) for closed_by in ClosedBy])
-        announce(names.CHECKPOINTS, [("saved",), ("failed",)])
-        announce(names.GROUP_ROLE, [(role,) for role in ROLES])
-        announce(names.LIFECYCLE, [(state,) for state in STATES])
-        for family in (
-            names.PREDICT_SECONDS,
-            names.LEARN_SECONDS,
-            names.ERROR,
-            names.NONFINITE,
-            names.REFUSED,
-            names.LOSS,
-            names.GRADIENT_NORM,
-            names.LEARNING_RATE,
-            names.RACE_ACTIVE,
-            names.FRESH_MARGIN,
-        ):
-            announce(family, each_model)
-        announce(names.REACTIONS, [(model, kind.value, arm.value) for model in models for kind, arm in _OUTCOMES])
-        announce(names.LAST_REACTION, product(models, [kind.value for kind in ReactionKind]))
-        announce(names.EVENTS, [("delivered",), ("lost",)])
-        announce(names.DETECTIONS, product(signals, ("", *models), each_direction))
-        announce(names.LAST_DETECTION, [(signal,) for signal in signals])
-        for family in (names.DRIFT_SCORE, names.DRIFT_THRESHOLD):
-            announce(family, product(signals, ("", *models), ("", *features)))
 
     def _describe_build(self) -> None:
         libraries = tuple(_installed(name) for name in ("torch", "river", "kafka-python"))

@@ -10,7 +10,6 @@ the loss of its own batch: both are counted, as shares of all records.
     python tests/benchmarks/bench_batch_choice.py table tests/benchmarks/batch_choice_DATE.csv
 """
 
-import argparse
 import itertools
 import time
 from collections import defaultdict
@@ -19,9 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from online_streams import stream
-from resumable import Results, describe_machine
+from resumable import Results, describe_machine, run_or_table
 
 from stream_trainer.engine.batcher import BatchPolicy, Growth
 from stream_trainer.models import TorchModel, TorchOptions
@@ -219,20 +217,8 @@ def _remarks(cells: Cells) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--seeds", type=int, default=3, help="besides the one that chooses the rates")
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        run_all(options.out, options.seeds)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+    seeds = {"type": int, "default": 3, "help": "besides the one that chooses the rates"}
+    run_or_table(__doc__, lambda chosen: run_all(chosen.out, chosen.seeds), table, seeds=seeds)
 
 
 if __name__ == "__main__":

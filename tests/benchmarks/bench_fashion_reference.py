@@ -9,7 +9,6 @@ stream: ten epochs, each in a new order, and the accuracy on the 10,000 test ima
     python tests/benchmarks/bench_fashion_reference.py table tests/benchmarks/fashion_reference_DATE.csv
 """
 
-import argparse
 import itertools
 import math
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from online_streams import fashion_images
-from resumable import Results, describe_machine
+from resumable import Results, describe_machine, run_or_table
 from torch import Tensor, nn
 
 from stream_trainer.models.networks import build_network
@@ -124,20 +123,8 @@ def _line(norm: str, rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--seeds", type=int, default=10)
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        run_all(options.out, options.seeds)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+    seeds = {"type": int, "default": 10}
+    run_or_table(__doc__, lambda chosen: run_all(chosen.out, chosen.seeds), table, seeds=seeds)
 
 
 if __name__ == "__main__":

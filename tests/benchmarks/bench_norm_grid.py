@@ -8,7 +8,6 @@ in the file is not repeated, so the grid may be stopped and go on, and grow.
     python tests/benchmarks/bench_norm_grid.py table tests/benchmarks/norm_grid_DATE.csv
 """
 
-import argparse
 import itertools
 import platform
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from online_run import Outcome, Step, learn_online
 from online_streams import CUTS, ORDERS, Stream, batches, stream
-from resumable import Results
+from resumable import Results, run_or_table
 from torch import nn
 
 from stream_trainer.models.networks import build_network
@@ -203,22 +202,10 @@ def _summary(found: dict) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--data", nargs="+", default=["fashion", "elec2", "digits", "covtype", "fashion-lenet"])
-    run.add_argument("--optimizer", choices=list(RATES), default="sgd")
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    data = {"nargs": "+", "default": ["fashion", "elec2", "digits", "covtype", "fashion-lenet"]}
+    optimizer = {"choices": list(RATES), "default": "sgd"}
     assert set(LAYERS) <= set(NORMS)
-    if options.command == "run":
-        run_all(options.out, options.data, options.optimizer)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+    run_or_table(__doc__, lambda c: run_all(c.out, c.data, c.optimizer), table, data=data, optimizer=optimizer)
 
 
 if __name__ == "__main__":

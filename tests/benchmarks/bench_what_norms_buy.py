@@ -11,7 +11,6 @@ One pass over Fashion-MNIST under plain SGD. A seed of its own chooses rates; th
     python tests/benchmarks/bench_what_norms_buy.py table tests/benchmarks/what_norms_buy_DATE.csv
 """
 
-import argparse
 import itertools
 import math
 import time
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from online_run import learn_online
 from online_streams import batches, stream
-from resumable import Results, describe_machine
+from resumable import Results, describe_machine, run_or_table
 from torch import nn
 
 from stream_trainer.models.networks import build_network
@@ -285,22 +284,14 @@ def figure(path: Path) -> None:
     plot.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
+def table_and_figure(path: Path) -> str:
+    figure(path)
+    return table(path)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--seeds", type=int, default=3, help="besides the one that chooses the rates")
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        run_all(options.out, options.seeds)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        figure(options.path)
-        print(options.path.with_suffix(".md").read_text())
+    seeds = {"type": int, "default": 3, "help": "besides the one that chooses the rates"}
+    run_or_table(__doc__, lambda chosen: run_all(chosen.out, chosen.seeds), table_and_figure, seeds=seeds)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ Not here: which runs there are and what is made of the rows (`bench_*.py`).
 """
 
 import csv
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Results", "describe_machine"]
+__all__ = ["Results", "describe_machine", "run_or_table"]
 
 RunT = TypeVar("RunT")
 RowT = TypeVar("RowT")
@@ -64,3 +65,29 @@ def describe_machine() -> str:
     import torch
 
     return f"{platform.machine()}, one thread of two shared cores, torch {torch.__version__}"
+
+
+def run_or_table(
+    doc: str, run: Callable[[Namespace], None], table: Callable[[Path], str], **options: dict[str, Any]
+) -> None:
+    """The command line of a grid: `run --out CSV [options]` measures what is missing; `table CSV` writes the Markdown.
+
+    Args:  options: name -> what `ArgumentParser.add_argument` takes beside it; `run` finds their values.
+    """
+    import torch
+
+    parser = ArgumentParser(description=doc.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("run")
+    making.add_argument("--out", type=Path, required=True)
+    for name, settings in options.items():
+        making.add_argument(f"--{name}", **settings)
+    commands.add_parser("table").add_argument("path", type=Path)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.command == "run":
+        run(chosen)
+    else:
+        text = table(chosen.path)
+        chosen.path.with_suffix(".md").write_text(text)
+        print(text)
