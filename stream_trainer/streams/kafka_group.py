@@ -31,6 +31,7 @@ from stream_trainer.streams.kafka_codecs import check_codecs
 from stream_trainer.streams.kafka_connect import is_auth_error, open_consumer
 from stream_trainer.streams.kafka_log import KafkaLog
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions, client_settings, warn_if_readable
+from stream_trainer.streams.kafka_seam import keep_joining
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["GroupMembership", "KafkaGroupSource"]
@@ -110,6 +111,7 @@ class GroupMembership:
 
     def _look(self, consumer: Any) -> None:
         if consumer.group_metadata().state is not MemberState.STABLE:
+            keep_joining(consumer)
             return  # not in the group just now: the last wish stands, and who has other plans will fence us
         assigned = consumer.assignment()
         if fresh := assigned - consumer.paused():

@@ -5,6 +5,7 @@ one consumer. Out: the fetcher asks it to `take(n)`, measures the answer with `l
 records) and pours it into its result by iterating (so one `Columns` arrives, not n objects). Nothing else is used.
 Both are private to kafka-python. Therefore the dependency is pinned, and `self_test` drives the fetcher's own code over
 both readers before the first use: any difference, and the stock reader stays, with a warning.
+How a joining that was begun is ended (`keep_joining`) is private, too.
 What the client knows of a topic without asking (`topic_id`, `known_partitions`) is private, and read here, too. How it
 asks for a log by its id: kafka_fetch_ids.py.
 """
@@ -30,6 +31,7 @@ from stream_trainer.streams.kafka_records import PartitionColumns
 __all__ = [
     "columns_of",
     "install",
+    "keep_joining",
     "known_partitions",
     "known_topic_ids",
     "partition_columns",
@@ -73,6 +75,16 @@ def known_partitions(consumer: Any, topic: str) -> set[int]:
     if cluster is None:
         return consumer.partitions_for_topic(topic) or set()
     return cluster.partitions_for_topic(topic) or set()
+
+
+def keep_joining(consumer: Any) -> None:
+    """Call it between two polls while this member of a group is not in the group: take up the joining that began.
+
+    kafka-python 3.0 joins again when the leader's view of the topics has changed, but forgets that it does as soon as
+    the leader has assigned: a poll that ends before the broker has confirmed was the last that asked. The answer is
+    then never taken, the heartbeats stay off, and the member is evicted for good.
+    """
+    consumer._coordinator.request_rejoin()
 
 
 @cache

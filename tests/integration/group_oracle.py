@@ -226,7 +226,7 @@ class Producer:
         self._client.close()
 
 
-def wait_until(reached, explain, *, wait_s: float = 30.0) -> None:
+def wait_until(reached, explain, *, wait_s: float = 120.0) -> None:
     until_s = time.monotonic() + wait_s
     while not reached():
         assert time.monotonic() < until_s, explain()

@@ -5,6 +5,10 @@ import uuid
 
 import pytest
 from group_oracle import Group, Producer, wait_until
+from real_kafka import admin, create_topic
+
+from stream_trainer.streams import kafka_group
+from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions
 
 
 @pytest.fixture
@@ -91,3 +95,37 @@ def test_two_members_of_one_name_are_told_apart_at_once(group, producer):
     assert "another process is the member 'a'" in group.log("a").read_text()
     assert first.is_alive()
     first.kill()
+
+
+def test_a_poll_that_ends_in_the_middle_of_a_joining_costs_no_membership(broker, monkeypatch):
+    """New partitions make the leader join again. Its client forgot that it did when a poll ended at the wrong moment:
+    it kept three partitions in its mind, the group gave all eight to the other. Short polls end at such a moment."""
+    monkeypatch.setattr(kafka_group, "POLL_S", 0.002)
+    topic = create_topic(broker.bootstrap_servers, partitions=6)
+    members = [
+        kafka_group.GroupMembership(
+            KafkaOptions(
+                bootstrap_servers=broker.bootstrap_servers,
+                topics=(topic,),
+                discover_s=0.5,
+                group=GroupOptions(id=topic, mode="sharded", instance_id=name, session_timeout_s=8.0),
+            )
+        )
+        for name in "ab"
+    ]
+
+    def told():
+        return [len(member.wanted or ()) for member in members]
+
+    for member in members:
+        member.start()
+    try:
+        wait_until(lambda: told() == [3, 3], lambda: f"before: {told()}")
+        with admin(broker.bootstrap_servers) as client:
+            client.create_partitions({topic: 8})
+        wait_until(lambda: told() == [4, 4], lambda: f"after: {told()}", wait_s=40)
+    finally:
+        for member in members:
+            member.close(5.0)
+
+    assert members[0].wanted.isdisjoint(members[1].wanted)
