@@ -4,10 +4,10 @@
     python tests/benchmarks/bench_drift_label_free.py table runs.csv
 
 The default network learns each stream in batches of 256 and every signal watches, error and features beside the ones
-that need no labels. Steady: one concept of each generator, and made-up concepts (a random network over ten numbers names
-the class, 5 % of the labels are wrong) with independent inputs, with inputs that are alike for some hundred records,
-and with a mean that swings by half a spread within 50,000: 300,000 records each. Changes: 60,000 records, then the
-change, then 10,000 in which the first alarm counts. A run that stands in the file already is not made again.
+that need no labels. Steady: one concept of each generator, and made-up concepts (a random network over ten numbers
+names the class, 5 % of the labels are wrong) with independent inputs, with inputs that are alike for some hundred
+records, and with a mean that swings by half a spread within 50,000: 300,000 records each. Changes: 60,000 records, then
+the change, then 10,000 in which the first alarm counts. A run that stands in the file already is not made again.
 """
 
 import argparse
