@@ -1,6 +1,6 @@
 """Linear or convolution, then norm, then activation: the group of three that all networks are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -45,6 +45,14 @@ class Normalised:
         """A Linear with what follows it, on (N, C)."""
         norm = build_norm("none", outputs) if self.norm in NEED_POSITIONS else self.build(outputs, dims=1)
         return [self.lower(nn.Linear(inputs, outputs, bias=not _shifts(norm))), norm, ACTIVATIONS[self.activation]()]
+
+    def head(self, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float) -> nn.Sequential:
+        """Dense layers of these widths, each with what follows it and a dropout, if any; then the outputs."""
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [*self.dense(inputs, width), *([nn.Dropout(dropout)] if dropout else [])]
+            inputs = width
+        return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
     def conv(self, inputs: int, outputs: int, *, size: int, padding: int = 0) -> list[nn.Module]:
         """A convolution with what follows it, on (N, C, H, W)."""

@@ -75,12 +75,7 @@ class LeNet(nn.Module):
         )
         maps = second * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
         width = maps + columns_width(widths, self.embeddings)
-        layers: list[nn.Module] = []
-        for hidden_width in hidden:
-            layers += normalised.dense(width, hidden_width)
-            layers += [nn.Dropout(dropout)] if dropout else []
-            width = hidden_width
-        self.body = nn.Sequential(*layers, nn.Linear(width, outputs))
+        self.body = normalised.head(width, hidden, outputs, dropout=dropout)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs as in the package's docstring; returns (N, outputs)."""

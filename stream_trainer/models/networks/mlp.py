@@ -56,12 +56,7 @@ class MLP(nn.Module):
         self.embeddings = embedding_tables(widths, embedding_dim, sparse_embeddings)
         width = columns_width(widths, self.embeddings) + sum(map(math.prod, widths.arrays))
         normalised = Normalised(norm=norm, options=norm_options)
-        layers: list[nn.Module] = []
-        for hidden_width in hidden:
-            layers += normalised.dense(width, hidden_width)
-            layers += [nn.Dropout(dropout)] if dropout else []
-            width = hidden_width
-        self.body = nn.Sequential(*layers, nn.Linear(width, outputs))
+        self.body = normalised.head(width, hidden, outputs, dropout=dropout)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs as in the package's docstring; returns (N, outputs)."""
