@@ -9,7 +9,7 @@
 #include "_passes.h"
 #include "_threads.h"
 
-#define CALLS 5          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
+#define CALLS 6          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
 #define THREAD_VALUES 131072 /* and from here on are shared out: below, threads cost more than they bring */
 
@@ -25,6 +25,7 @@ typedef struct {
     const char *name;
     void (*adaptive_forward)(void *, Team), (*renorm_forward)(void *, Team);
     void (*adaptive_backward)(void *, Team), (*renorm_backward)(void *, Team);
+    void (*recur)(Shape, const float *, const float *, const float *, float *);
 } Path;
 
 #define COMPILE_PASS(pass, path, target, direction)                                                               \
@@ -37,8 +38,16 @@ typedef struct {
     COMPILE_PASS(renorm_forward, path, target, forward)                                                           \
     COMPILE_PASS(adaptive_backward, path, target, backward)                                                       \
     COMPILE_PASS(renorm_backward, path, target, backward)                                                         \
-    static const Path path_##path = {#path, adaptive_forward_##path, renorm_forward_##path,                       \
-                                     adaptive_backward_##path, renorm_backward_##path};
+    target static void recur_##path(Shape s, const float *start, const float *added, const float *kept,           \
+                                    float *states) {                                                              \
+        recur(s, start, added, kept, states);                                                                     \
+    }                                                                                                             \
+    static const Path path_##path = {#path,                                                                       \
+                                     adaptive_forward_##path,                                                     \
+                                     renorm_forward_##path,                                                       \
+                                     adaptive_backward_##path,                                                    \
+                                     renorm_backward_##path,                                                      \
+                                     recur_##path};
 
 COMPILE(portable, )
 #if defined(__x86_64__)
@@ -274,6 +283,18 @@ static PyObject *call_adaptive_drift(PyObject *module, PyObject *const *args, Py
     return Py_BuildValue("dddd", drift.distance, drift.clipped, drift.shift, drift.scale);
 }
 
+/* recur(shape, start, added, kept, states (N + 1, C)): s_t = kept_t s_{t-1} + added_t, the start first */
+static PyObject *call_recur(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    if (!expects(count, 5)) return NULL;
+    Arguments a = {args, 0};
+    const Shape s = shape(&a);
+    const float *start = address(&a), *added = address(&a), *kept = address(&a);
+    float *states = address(&a);
+    if (a.failed) return NULL;
+    path->recur(s, start, added, kept, states);
+    Py_RETURN_NONE;
+}
+
 /* 1 where the tensor's attribute is `expected`, 0 where it is another, -1 on an error. */
 static int attribute_is(PyObject *tensor, PyObject *attribute, PyObject *expected) {
     PyObject *value = PyObject_GetAttr(tensor, attribute);
@@ -341,7 +362,7 @@ static PyObject *call_use(PyObject *module, PyObject *name) {
 
 static PyMethodDef methods[] = {
     CALL(adaptive_forward), CALL(adaptive_backward), CALL(renorm_forward),         CALL(renorm_backward),
-    CALL(adaptive_drift),   CALL(takes),             CALL(introduce),                 {"use", call_use, METH_O, NULL},
+    CALL(adaptive_drift),   CALL(recur),             CALL(takes),             CALL(introduce),                 {"use", call_use, METH_O, NULL},
     {NULL},
 };
 

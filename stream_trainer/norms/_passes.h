@@ -241,4 +241,14 @@ SWEEP void renorm_backward(Backward *b, Scratch scratch, Team team) {
     if (b->dx) project_gradient(b->dy, b->x, b->shape, NULL, centre, scale, off, slope, b->dx, team);
 }
 
+/* s_t = kept_t s_{t-1} + added_t over the records: states (N + 1, C), the start first. See online.py. */
+SWEEP void recur(Shape s, const float *start, const float *added, const float *kept, float *states) {
+    memcpy(states, start, sizeof(float) * s.c);
+    for (ptrdiff_t t = 0; t < s.n; t++) {
+        const float *restrict before = states + t * s.c, *restrict kept_t = kept + t * s.c, *restrict new = added + t * s.c;
+        float *restrict after = states + (t + 1) * s.c;
+        for (ptrdiff_t i = 0; i < s.c; i++) after[i] = new[i] + before[i] * kept_t[i];
+    }
+}
+
 #endif

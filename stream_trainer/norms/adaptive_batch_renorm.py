@@ -112,7 +112,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
         )
         self.register_buffer("control", torch.tensor(_Control(), dtype=torch.float64))
         self.memory_slow = -math.log(2) / half_life_records_slow
-        self._last: tuple[tuple[Tensor, Tensor] | Tensor, int] | None = None
+        self._last: tuple[tuple[Tensor, Tensor] | Tensor, float] | None = None
 
     def moments_input(self, x: Tensor) -> Tensor:
         return self.normalised_records(x)
@@ -139,7 +139,10 @@ class AdaptiveBatchRenorm(StatefulNorm):
         moments: Any = self._modules["moments"]  # not self.moments: nn.Module's look-up takes a microsecond
         if kernel_takes(x, weight, bias, moments):
             return fused_adaptive_renorm(x, weight, bias, self, moments)
-        return _AdaptiveRenorm.apply(x, weight, bias, self)
+        return _AdaptiveRenorm.apply(x, weight, bias, self, None)
+
+    def normalise_weighted(self, x: Tensor, weight_N: Tensor) -> Tensor:
+        return _AdaptiveRenorm.apply(x, self.weight, self.bias, self, weight_N)
 
     def learn_weighted(self, u: Tensor, weight_N: Tensor) -> None:
         decay = self.moments.decays_weighted(weight_N)
@@ -157,15 +160,16 @@ class AdaptiveBatchRenorm(StatefulNorm):
         else:
             buffer.copy_(torch.from_numpy(np.array(control)))
 
-    def remember(self, ratio_shift: tuple[Tensor, Tensor] | Tensor, n: int) -> None:
+    def remember(self, ratio_shift: tuple[Tensor, Tensor] | Tensor, n: float) -> None:
         """For `drift`: standard deviation and mean of the last batch, in running standard deviations."""
         object.__setattr__(self, "_last", (ratio_shift, n))  # nn.Module's own takes longer than a torch operation
 
-    def observe(self, control: _Control, n: int, n_records: int, shift_power: float, distance: float) -> _Control:
+    def observe(self, control: _Control, n: float, n_records: float, shift_power: float, distance: float) -> _Control:
         """Learn from the forward pass of a batch: the correlation of its records, and the share for the next batch.
 
-        Args: n_records: seen so far, these included. shift_power: the batch's mean, in running standard deviations,
-              squared; mean over channels. distance: between the horizons, the batch merged already.
+        Args: n: records in the batch, by weight. n_records: seen so far, these included. shift_power: the batch's mean,
+              in running standard deviations, squared; mean over channels. distance: between the horizons, the batch
+              merged already.
         """
         memory_slow = self.memory_slow
         correlation, paired = control.correlation, control.records_paired
@@ -182,7 +186,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
     def _floor(self, logit: float) -> float:
         return 1 / (1 + math.exp(-logit)) if self.learn_floor else 0.0
 
-    def damp(self, control: _Control, n: int) -> tuple[_Control, float]:
+    def damp(self, control: _Control, n: float) -> tuple[_Control, float]:
         """Share of the gradient that goes on to lower layers, and the usual n, this batch included."""
         if self.damping == "none":
             return control, 1.0
@@ -192,12 +196,14 @@ class AdaptiveBatchRenorm(StatefulNorm):
             control = _Control(*control[:4], usual_n, *control[5:])
         return control, n / (n + 1) * math.sqrt(min(1.0, n / (usual_n or n)))
 
-    def trust(self, n: int, positions: int, correlation: float) -> float:
+    def trust(self, n: float, positions: int, correlation: float) -> float:
         """s: how far the moments of a batch can be trusted, by the number of its values that are worth something."""
         effective = n / (1 + (n - 1) * min(1.0, max(0.0, correlation)))  # Kish's effective sample size
-        return float(1 - SHRINKAGE ** ((effective * positions) ** 2))
+        return max(
+            1e-9, float(1 - SHRINKAGE ** ((effective * positions) ** 2))
+        )  # weights may add up to hardly anything
 
-    def learn_floor_from(self, control: _Control, gradient: float, n: int) -> _Control:
+    def learn_floor_from(self, control: _Control, gradient: float, n: float) -> _Control:
         """One step down the loss, normalised by the power of its gradient: `gradient` is dL/dshare."""
         if not math.isfinite(gradient):  # the model skips such a step; remembered, it would stop the floor for ever
             return control
@@ -248,17 +254,25 @@ def _mean_weight(n: float, n_records: float, log_q: float) -> float:
 
 
 class _AdaptiveRenorm(torch.autograd.Function):
-    """Forward and shaped backward of a training batch of n >= 1 records."""
+    """Forward and shaped backward of a training batch of n >= 1 records, or of records that count `weight_N` times."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: AdaptiveBatchRenorm) -> Tensor:
-        eps, n, moments = layer.eps, x.shape[0], layer.moments
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        layer: AdaptiveBatchRenorm,
+        weight_N: Tensor | None,
+    ) -> Tensor:
+        eps, moments = layer.eps, layer.moments
+        n = x.shape[0] if weight_N is None else float(weight_N.sum())
         if layer.per_record == "layer":
             u, mean_record, inverse_record = torch.native_layer_norm(x, x.shape[1:], None, None, eps)
         else:
             u, mean_record, inverse_record = x, None, None
         control = layer.read_control()
-        decay = moments.decays(n, u)
+        decay = moments.decays(len(u), u) if weight_N is None else moments.decays_weighted(weight_N)
         batch = moments.measure(u, decay)
         (mean_slow, mean_fast), (var_slow, var_fast) = moments.mean.unbind(), moments.var.unbind()
         gap = mean_fast - mean_slow
@@ -271,21 +285,23 @@ class _AdaptiveRenorm(torch.autograd.Function):
         y = torch.native_batch_norm(u, weight, bias, mean, var, False, 0.0, eps)[0]
         layer.remember(((batch.var_C + eps).sqrt_().mul_(inverse), shift), n)
         if layer.learning and not math.isfinite(float(batch.var_C.sum())):
-            layer.learn_usable(u)
+            layer.learn_usable(u, weight_N)
         elif layer.learning:
             moments.merge(batch, decay)
             power = float(torch.dot(shift, shift)) / len(shift)
-            control = layer.observe(control, n, int(moments.n_records), power, moments.distance(eps))
+            control = layer.observe(control, n, max(n, int(moments.n_records)), power, moments.distance(eps))
             layer.write_control(control)
-        ctx.save_for_backward(x, u, mean_record, inverse_record, weight, mean, var, inverse, limited, batch.var_C, gap)
-        ctx.layer, ctx.correlation = layer, control.correlation
+        kept = (mean, var, inverse, limited, batch.var_C, gap)
+        ctx.save_for_backward(x, u, mean_record, inverse_record, weight, weight_N, *kept)
+        ctx.layer, ctx.n, ctx.correlation = layer, n, control.correlation
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), layer = grads, ctx.layer
-        x, u, mean_record, inverse_record, weight, mean, var, inverse, mean_x, var_batch, gap = ctx.saved_tensors
-        n, positions = u.shape[0], u.shape[2:].numel()
+        x, u, mean_record, inverse_record, weight, weight_N, *kept = ctx.saved_tensors
+        mean, var, inverse, mean_x, var_batch, gap = kept
+        n, positions = ctx.n, u.shape[2:].numel()
         _, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, u, weight, mean, var, None, None, False, layer.eps, [False, True, True]
         )
@@ -298,7 +314,7 @@ class _AdaptiveRenorm(torch.autograd.Function):
             layer.write_control(control)
         of_affine = (None, None) if weight is None else (dweight, dbias)
         if not ctx.needs_input_grad[0]:
-            return None, *of_affine, None
+            return None, *of_affine, None, None
         s, share = layer.trust(n, positions, ctx.correlation), 1 / (n * positions)
         # Regression of g on (1, xhat), the moments of xhat shrunk to (0, 1); the fraction is cancelled by s:
         #   slope = s (m(g xhat) - s m(g) m(xhat)) / (1 - s + s m(xhat^2) - s^2 m(xhat)^2),  here for sums, not means.
@@ -309,10 +325,14 @@ class _AdaptiveRenorm(torch.autograd.Function):
         # du = g - (s m(g) - s slope m(xhat)) - slope (u - mean) inverse, in two fused sweeps.
         constant = sum_g.mul_(-s * share).addcmul_(slope, mean_x, value=s * share).addcmul_(slope_u, mean, value=share)
         view = (1, -1, *[1] * (u.dim() - 2))
-        du = torch.addcmul(constant.view(view), scale.view(view), dy).addcmul_(slope_u.view(view), u, value=-share)
+        if weight_N is None:
+            du = torch.addcmul(constant.view(view), scale.view(view), dy).addcmul_(slope_u.view(view), u, value=-share)
+        else:  # what is taken out of the gradient is taken once for each time that the record counts
+            counts = weight_N.view(-1, *[1] * (u.dim() - 1))
+            du = scale.view(view) * dy + counts * (constant.view(view) - share * slope_u.view(view) * u)
         if mean_record is None:
-            return du, *of_affine, None
+            return du, *of_affine, None, None
         dx = torch.ops.aten.native_layer_norm_backward(
             du, x, x.shape[1:], mean_record, inverse_record, None, None, [True, False, False]
         )[0]
-        return dx, *of_affine, None
+        return dx, *of_affine, None, None

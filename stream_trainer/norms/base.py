@@ -10,7 +10,7 @@ from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms.precision import WideModule, in_float32
 from stream_trainer.types import NormDrift
 
-__all__ = ["VALUE_MAX", "Norm", "NormDrift", "StatefulNorm", "usable_records"]
+__all__ = ["VALUE_MAX", "Norm", "NormDrift", "StatefulNorm", "usable_records", "weighted_moments"]
 
 VALUE_MAX = 1e15  # squares of more, a thousand added up, are no number in float32
 
@@ -101,6 +101,20 @@ def usable_records(x: Tensor) -> Tensor:
     return (x.flatten(1).abs() <= VALUE_MAX).all(1)
 
 
+def weighted_moments(x: Tensor, weight_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel, each record counting `weight_N` times; differentiable.
+
+    >>> weighted_moments(torch.tensor([[1.0], [5.0], [9.0]]), torch.tensor([3.0, 1.0, 0.0]))
+    (tensor([2.]), tensor([3.]))
+    """
+    view = (-1, *[1] * (x.dim() - 1))
+    share = (weight_N / weight_N.sum()).view(view) / x[0, 0].numel()
+    x = x.masked_fill(weight_N.view(view) == 0, 0)  # what does not count may hold anything, and 0 * nan is nan
+    axes = (0, *range(2, x.dim()))
+    mean_B = (share * x).sum(axes)
+    return mean_B, (share * (x - mean_B.view(1, -1, *view[2:])).square()).sum(axes)
+
+
 class StatefulNorm(Norm):
     """A layer that remembers moments. `frozen` stops them in train mode too (see maintenance.freeze)."""
 
@@ -125,15 +139,50 @@ class StatefulNorm(Norm):
         """Each record by what is remembered; changes nothing."""
         raise NotImplementedError
 
-    def learn_usable(self, u: Tensor) -> None:
+    def forward(self, x: Tensor, record_weight_N: Tensor | None = None) -> Tensor:
+        """Normalise a batch; in training, move the moments once.
+
+        Args:    x: as the base class says. record_weight_N: (N,) of numbers >= 0: how often each record counts in
+                 every statistic; 0 for padding, whose own output is still computed. Slower: no fused kernel. The loss
+                 is the caller's: a record that counts twice there too has twice the gradient. In eval it changes
+                 nothing.
+        Returns: like x.
+        Raises:  ShapeError: wrong dims, features or weights. ConfigError: a weight that is no number, or below 0.
+        """
+        if record_weight_N is None or not self.training or len(x) == 0:
+            return super().forward(x)
+        self.check(x)
+        self.check_weights(x, record_weight_N)
+        if not bool(record_weight_N.any()):  # as an empty batch: nothing to learn, and nothing moves
+            return in_float32(self.normalise_inference, x)
+        return in_float32(lambda wide_x: self.normalise_weighted(wide_x, record_weight_N.to(wide_x)), x)
+
+    def check_weights(self, x: Tensor, record_weight_N: Tensor) -> None:
+        """Raises ShapeError or ConfigError unless there is one weight for each record, a number, 0 or more."""
+        if record_weight_N.shape != x.shape[:1]:
+            raise ShapeError(f"record_weight_N has shape {tuple(record_weight_N.shape)}; expected ({len(x)},).")
+        wrong_N = ~((record_weight_N >= 0) & (record_weight_N < torch.inf))
+        if bool(wrong_N.any()):
+            record = int(wrong_N.int().argmax())
+            raise ConfigError(
+                f"record_weight_N[{record}] is {float(record_weight_N[record])}; expected a number of 0 or more. "
+                "Take 0 for a record that shall not count."
+            )
+
+    def normalise_weighted(self, x: Tensor, weight_N: Tensor) -> Tensor:
+        """Training: N >= 1, records that count `weight_N` times each, like x; at least one does count."""
+        raise NotImplementedError
+
+    def learn_usable(self, u: Tensor, weight_N: Tensor | None = None) -> None:
         """Instead of a batch whose moments are no numbers: its usable records move the memory, the others are counted.
 
         Its outputs stay what they are: whoever looks at the loss must see them. The memory outlives the batch, so one
         broken record must not be its end.
         """
         usable_N = usable_records(u)
-        self.records_refused += len(u) - int(usable_N.sum())
-        self.learn_weighted(u, usable_N.to(u.dtype))
+        weight_N = u.new_ones(len(u)) if weight_N is None else weight_N
+        self.records_refused += int((~usable_N & (weight_N > 0)).sum())
+        self.learn_weighted(u, weight_N.masked_fill(~usable_N, 0))
 
     def learn_weighted(self, u: Tensor, weight_N: Tensor) -> None:
         """Move the moments by u, `moments_input` of a batch, each record counting `weight_N` times."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stream_trainer.errors import ShapeError
-from stream_trainer.norms.base import StatefulNorm
+from stream_trainer.norms.base import StatefulNorm, weighted_moments
 
 __all__ = ["BatchNorm"]
 
@@ -19,6 +19,7 @@ class BatchNorm(StatefulNorm):
     """y = (x - mean_B) / sqrt(var_B + eps): results, buffers and state dict of torch.nn.BatchNorm1d/2d/3d.
 
     `step_weight` is the weight of the newest batch in the running statistics: torch calls it momentum.
+    Like torch's it takes what comes: one record that is no number ends its memory.
     A batch of one: refused in training on (N, C); defined, with gradient to lower layers, where P >= 2.
 
     Raises: ShapeError: training with a single value per channel, or a wrong shape.
@@ -51,6 +52,22 @@ class BatchNorm(StatefulNorm):
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, True, self.step_weight, self.eps
         )
+
+    def normalise_weighted(self, x: Tensor, weight_N: Tensor) -> Tensor:
+        values = float(weight_N.sum()) * x[0, 0].numel()
+        if values <= 1:
+            raise ShapeError(
+                f"BatchNorm cannot train on weights that add up to {values:g} value(s) per channel; expected more than "
+                "1. Use norm `adaptive_batch_renorm`, which takes batches of any size."
+            )
+        mean_B, var_B = weighted_moments(x, weight_N)
+        if self.learning:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean_B, self.step_weight)
+                self.running_var.lerp_(var_B * (values / (values - 1)), self.step_weight)
+        xhat = (x - self.per_channel(x, mean_B)) * self.per_channel(x, (var_B + self.eps).rsqrt())
+        return self.affine(xhat)
 
     def normalise_inference(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)

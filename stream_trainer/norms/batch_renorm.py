@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stream_trainer.errors import ConfigError, ShapeError
-from stream_trainer.norms.base import NormDrift, StatefulNorm
+from stream_trainer.errors import ConfigError
+from stream_trainer.norms.base import NormDrift, StatefulNorm, weighted_moments
 from stream_trainer.norms.fused import fused_renorm
 from stream_trainer.norms.kernel import kernel_takes
 from stream_trainer.norms.moments import RunningMoments, record_moments
-from stream_trainer.norms.precision import in_float32
 
 __all__ = ["RENORM_PRESETS", "BatchRenorm", "RenormPreset"]
 
@@ -137,21 +136,6 @@ class BatchRenorm(StatefulNorm):
         self.moments = RunningMoments(num_features, half_life_records=preset.half_life_records)
         self._last: tuple[tuple[Tensor, Tensor] | Tensor, float, float, int] | None = None
 
-    def forward(self, x: Tensor, record_weight_N: Tensor | None = None) -> Tensor:
-        """Normalise a batch; in training, move the moments once.
-
-        Args:    x: as the base class says. record_weight_N: (N,) of numbers >= 0: how often each record counts in
-                 every statistic; 0 for padding, whose own output is still computed. Slower: no fused kernel.
-        Returns: like x.
-        Raises:  ShapeError: wrong dims, features or weights.
-        """
-        if record_weight_N is None or not self.training or len(x) == 0:
-            return super().forward(x)
-        self.check(x)
-        if record_weight_N.shape != x.shape[:1]:
-            raise ShapeError(f"record_weight_N has shape {tuple(record_weight_N.shape)}; expected ({len(x)},).")
-        return in_float32(lambda wide_x: self._normalise_weighted(wide_x, record_weight_N), x)
-
     def normalise_batch(self, x: Tensor) -> Tensor:
         weight, bias = self.affine_part()
         moments: Any = self._modules["moments"]  # not self.moments: nn.Module's look-up takes a microsecond
@@ -186,21 +170,16 @@ class BatchRenorm(StatefulNorm):
         last = (r_d, r_max, d_max, n)
         object.__setattr__(self, "_last", last)  # nn.Module's own takes longer than a torch operation
 
-    def _normalise_weighted(self, x: Tensor, record_weight_N: Tensor) -> Tensor:
-        share = (record_weight_N / record_weight_N.sum().clamp_min(1e-12)).to(x.dtype)
-        share = share.view(-1, *[1] * (x.dim() - 1)) / x[0, 0].numel()
-        axes = (0, *range(2, x.dim()))
-        mean_B = (share * x).sum(axes)
-        centred = x - self.per_channel(x, mean_B)
-        var_B = (share * centred.square()).sum(axes)
+    def normalise_weighted(self, x: Tensor, weight_N: Tensor) -> Tensor:
+        mean_B, var_B = weighted_moments(x, weight_N)
         with torch.no_grad():
             r, d, _ = self.correction(mean_B, var_B, len(x))
             if self.learning:
-                self.moments.update(x, record_weight_N)
+                self.learn_usable(x, weight_N)
         scale, shift = (var_B + self.eps).rsqrt() * r, d
         if self.weight is not None and self.bias is not None:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return centred * self.per_channel(x, scale) + self.per_channel(x, shift)
+        return (x - self.per_channel(x, mean_B)) * self.per_channel(x, scale) + self.per_channel(x, shift)
 
     def normalise_inference(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.moments.mean, self.moments.var, self.weight, self.bias, False, 0.0, self.eps)

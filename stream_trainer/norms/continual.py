@@ -59,3 +59,6 @@ class ContinualNorm(AdaptiveBatchRenorm):
 
     def normalise_batch(self, x: Tensor) -> Tensor:
         return super().normalise_batch(self.group.normalise(x))
+
+    def normalise_weighted(self, x: Tensor, weight_N: Tensor) -> Tensor:
+        return super().normalise_weighted(self.group.normalise(x), weight_N)

@@ -34,7 +34,7 @@ class Decay(NamedTuple):
     kept: float  # what remains of every older weight: q^n
 
 
-def mass_of(n: int, half_life_records: float | None) -> float:
+def mass_of(n: float, half_life_records: float | None) -> float:
     """1 + q + ... + q^(n-1). In double by expm1: 1 - q^n cancels in float32 as soon as the half-life is long.
 
     >>> mass_of(2, 1.0), mass_of(3, None)

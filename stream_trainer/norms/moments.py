@@ -103,7 +103,7 @@ class RunningMoments(WideModule):
         self.n_records.zero_()
         self.weight.fill_(self._mass(self.prior_records))
 
-    def _mass(self, n_records: int) -> float:
+    def _mass(self, n_records: float) -> float:
         """What the first `n_records` records weigh once the last of them has come."""
         return mass_of(n_records, self.half_life_records)
 
@@ -145,13 +145,14 @@ class RunningMoments(WideModule):
             self._learn_weighted(x, x.new_ones(n) if weight is None else weight)
 
     @torch.no_grad()
-    def merge(self, mean_C: Tensor, var_C: Tensor, n: int) -> None:
-        """Learn n >= 1 records of which only the decay-weighted moments are known (`decay_of_batch`'s share_N)."""
+    def merge(self, mean_C: Tensor, var_C: Tensor, n: float, n_records: int | None = None) -> None:
+        """Learn records of which only the decay-weighted moments are known (the shares of decay.py): they count n > 0
+        times in all, and are `n_records`, or n if that is left out."""
         mass, kept = self._mass(n), 2.0 ** (-n / (self.half_life_records or math.inf))
         weight_new = float(self.weight) * kept + mass
         w = mass / weight_new
         step = mean_C - self.mean
-        self.n_records.add_(n)
+        self.n_records.add_(int(n) if n_records is None else n_records)
         self.weight.fill_(weight_new)
         self.mean.add_(step, alpha=w)
         self.var.lerp_(var_C, w).addcmul_(step, step, value=w * (1 - w))

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from stream_trainer.errors import ConfigError
 from stream_trainer.norms import NORMS, build_norm, gather_over
 
 
@@ -77,10 +76,50 @@ def test_no_record_anywhere_moves_nothing_and_nobody_waits_for_ever():
         assert [0, 0] == list(pool.map(step, workers))
 
 
-def test_record_weights_are_refused():
-    """Counts are its weights."""
-    with pytest.raises(ConfigError, match="Use batch_renorm for padded batches"):
-        build_norm("sync", 3)(torch.ones(2, 3), torch.ones(2))
+@pytest.mark.parametrize("tail", [(), (3, 2)])
+def test_weighted_records_count_alike_wherever_they_fall(tail):
+    """Against batch_renorm of the union, one worker without any record that counts, one with a nan that does not."""
+    sizes, dims, meeting = [4, 2, 3], max(1, len(tail)), Meeting(3)
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.5, 0.0, 0.0, 1.0, 3.0, 0.0])
+    alone = build_norm("batch_renorm", 5, dims=dims).double()
+    workers = [build_norm("sync", 5, dims=dims, gather=meeting.gather_of(rank)).double() for rank in range(3)]
+    for seed in (1, 2):
+        x, dy = draw(9, 5, *tail, seed=seed), draw(9, 5, *tail, seed=seed + 5)
+        leaf = x.clone().requires_grad_()
+        expected = alone(leaf, weight)
+        expected.backward(dy)
+
+        def step(worker, part, dy_part, weight_part):
+            part = part.clone().requires_grad_()
+            y = worker(part, weight_part)
+            y.backward(dy_part)
+            return y.detach(), part.grad
+
+        with ThreadPoolExecutor(3) as pool:
+            results = list(pool.map(step, workers, x.split(sizes), dy.split(sizes), weight.split(sizes)))
+        torch.testing.assert_close(torch.cat([y for y, _ in results]), expected.detach())
+        torch.testing.assert_close(torch.cat([dx for _, dx in results]), leaf.grad)
+        torch.testing.assert_close(sum(worker.weight.grad for worker in workers), alone.weight.grad)
+        for worker in workers:
+            torch.testing.assert_close(worker.moments.state_dict(), alone.moments.state_dict())
+
+
+def test_one_workers_nan_stays_with_it():
+    """Told to the others it would be in every memory; its own outputs still show it."""
+    meeting = Meeting(2)
+    workers = [build_norm("sync", 5, gather=meeting.gather_of(rank)).double() for rank in range(2)]
+    parts = [draw(4, 5, seed=1), draw(3, 5, seed=2)]
+    parts[1][1, 2] = torch.nan
+    with ThreadPoolExecutor(2) as pool:
+        healthy, broken = pool.map(lambda worker, part: worker(part), workers, parts)
+    expected = build_norm("batch_renorm", 5).double()
+    expected(torch.cat([parts[0], parts[1][[0, 2]]]))
+
+    assert torch.isfinite(healthy).all()
+    assert bool(broken[1, 2].isnan())
+    assert [0, 1] == [worker.records_refused for worker in workers]
+    for worker in workers:
+        torch.testing.assert_close(worker.moments.state_dict(), expected.moments.state_dict())
 
 
 @pytest.fixture
