@@ -1,6 +1,7 @@
 """What every test gets: one training thread, so that runs repeat bit for bit, and real processes on demand.
 
-`start` runs `stream-trainer` as a user does; `events` are records of a task that can be learned.
+`start` runs `stream-trainer` as a user does, but for the wait for torch; `events` are records of a task that can be
+learned.
 """
 
 import json
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_command import ForkedCommand
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of every process that is started from here on
 torch.set_num_threads(1)
 
 WAIT_S_MAX = 120.0
@@ -24,16 +27,21 @@ WAIT_S_MAX = 120.0
 class Process:
     """A started command; its standard error goes to a file that can be searched while it runs."""
 
-    def __init__(self, arguments: list[str], log: Path, **popen) -> None:
+    def __init__(self, arguments: list[str], log: Path, *, new_session: bool, new_interpreter: bool) -> None:
         self.log = log
+        words, environment = list(map(str, arguments)), {**os.environ, "COLUMNS": "200"}
         with log.open("wb") as stderr:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "stream_trainer", *map(str, arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-                **popen,
+            self.popen = (
+                subprocess.Popen(
+                    [sys.executable, "-m", "stream_trainer", *words],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env=environment,
+                    start_new_session=new_session,
+                )
+                if new_interpreter
+                else ForkedCommand(words, log, environment, new_session=new_session)
             )
 
     def feed(self, lines: list[bytes], *, then_close: bool) -> None:
@@ -76,11 +84,15 @@ class Process:
 
 @pytest.fixture
 def start(tmp_path):
-    """start(*arguments) -> Process; killed at the end of the test if it still runs."""
+    """start(*arguments) -> Process; killed at the end of the test if it still runs.
+
+    `new_interpreter`: not forked from one that has imported everything; for tests of what is imported.
+    """
     started: list[Process] = []
 
-    def start(*arguments: object, new_session: bool = False) -> Process:
-        process = Process([*arguments], tmp_path / f"stderr-{len(started)}.log", start_new_session=new_session)
+    def start(*arguments: object, new_session: bool = False, new_interpreter: bool = False) -> Process:
+        log = tmp_path / f"stderr-{len(started)}.log"
+        process = Process([*arguments], log, new_session=new_session, new_interpreter=new_interpreter)
         started.append(process)
         return process
 

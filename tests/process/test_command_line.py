@@ -48,7 +48,7 @@ def config(tmp_path):
 def test_sigterm_and_a_restart_give_the_run_without_them(start, config, events, tmp_path):
     """Same counts, same scores, same state hash of every model, in every bit: kill the pod, lose nothing."""
     path = config()
-    first = start("run", path, "--json")
+    first = start("run", path, "--json", new_interpreter=True)
     first.feed(events[:6_000], then_close=False)
     first.metric_reaches("stream_trainer_run_records_learned", 2_000)
     first.popen.send_signal(signal.SIGTERM)

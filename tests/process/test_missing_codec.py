@@ -27,11 +27,11 @@ def test_a_missing_codec_exits_2_and_says_what_to_install(start, hidden, tmp_pat
         "telemetry": None,
     }
     path.write_text(yaml.safe_dump(run))
-    process = start("run", path)
+    process = start("run", path, new_interpreter=True)
     assert process.end()[0] == 2
     assert "Compressed records could not be read: pip install python-snappy." in process.log.read_text()
 
-    doctor = start("doctor", path)
+    doctor = start("doctor", path, new_interpreter=True)
     out, _ = doctor.popen.communicate(timeout=120)
     assert doctor.popen.returncode != 0
     assert "pip install python-snappy" in " ".join(out.decode().split())
