@@ -30,6 +30,7 @@ from stream_trainer.service.wiring import open_file
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.streams.kafka_codecs import check_codecs
 from stream_trainer.streams.kafka_options import KafkaOptions
+from stream_trainer.streams.kafka_rights import check_group_rights
 from stream_trainer.types import RecordChunk
 
 __all__ = ["Finding", "examine"]
@@ -63,7 +64,10 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     if config.telemetry and config.telemetry.port:
         yield _port(config.telemetry.address, config.telemetry.port)
     chunks: list[RecordChunk] = []
-    yield _check("source", lambda: _source(config, chunks))
+    source = _check("source", lambda: _source(config, chunks))
+    yield source
+    if source.ok and (kafka := config.source.kafka) and (group_id := _group_id(kafka)):
+        yield _check("group rights", lambda: check_group_rights(kafka, group_id))
     if chunks:
         yield _sample(config, chunks)
         yield _clock(chunks)
@@ -189,6 +193,13 @@ def _kafka(options: KafkaOptions, chunks: list[RecordChunk]) -> str:
     finally:
         source.close()
     return f"{options.bootstrap_servers} answers; next offsets " + ", ".join(f"{p}: {end}" for p, end in ends.items())
+
+
+def _group_id(options: KafkaOptions) -> str | None:
+    """Where we commit, if anywhere; the embedded broker comes and goes with the run."""
+    if options.bootstrap_servers == "embedded":
+        return None
+    return options.group.id if options.group else options.group_id
 
 
 def _sample(config: RunConfig, chunks: list[RecordChunk]) -> Finding:

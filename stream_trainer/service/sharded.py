@@ -90,6 +90,7 @@ class ShardedService(Service):
             self._first |= self.claims.first_positions(topic, lambda: self.group_source.first_positions(topic))  # noqa: B023  called at once
         for observer in self.observers:
             observer.started(self.positions, self.counts)
+        self.group_source.join()
         self._learn_again([tp for topic in self.group_source.topics for tp in self.claims.partitions(topic)])
 
     def _turn(self) -> None:

@@ -32,6 +32,7 @@ from stream_trainer.streams.kafka_connect import is_auth_error, open_consumer
 from stream_trainer.streams.kafka_log import KafkaLog
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions, client_settings, warn_if_readable
 from stream_trainer.streams.kafka_seam import keep_joining
+from stream_trainer.streams.kafka_rights import group_not_allowed
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["GroupMembership", "KafkaGroupSource"]
@@ -144,10 +145,7 @@ class GroupMembership:
                 "one is out. Give each member a source.kafka.group.instance_id of its own."
             )
         if is_auth_error(error):
-            return ConfigError(
-                f"Not allowed to join the Kafka group {self._group.id}: {type(error).__name__}: {error}. The user "
-                "needs the right Read on the group."
-            )
+            return group_not_allowed(self._group.id, f"{type(error).__name__}: {error}")
         if isinstance(error, kafka_errors.InvalidSessionTimeoutError):
             return ConfigError(
                 f"source.kafka.group.session_timeout_s is {self._group.session_timeout_s:g}; the broker refuses it: "
@@ -189,8 +187,11 @@ class KafkaGroupSource(KafkaSource):
         self._ids.keep(topic_ids or {})
         self._refuse_another_log(self._ids.recreated(self._log.topic_ids()))
         self._ids.keep(self._log.topic_ids())
-        self._membership.start()
         return {}
+
+    def join(self) -> None:
+        """Become a member; not before `first_positions` found that we belong here: Kafka puts out who has our name."""
+        self._membership.start()
 
     def first_positions(self, topic: str) -> Positions:
         """Where a run that has never learned from this topic begins in each of its partitions.
@@ -266,6 +267,8 @@ class KafkaGroupSource(KafkaSource):
             offsets = {
                 tp: consumer.committed(kafka.TopicPartition(*tp), timeout_ms=_ms(ASK_S_MAX)) for tp in partitions
             }
+        except kafka_errors.GroupAuthorizationFailedError as error:
+            raise group_not_allowed(self._group_id, type(error).__name__) from error
         finally:
             _close(consumer)
         return {tp: at for tp, at in offsets.items() if at is not None}

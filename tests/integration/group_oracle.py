@@ -57,7 +57,8 @@ class Group:
 
     def __init__(self, folder: Path, bootstrap_servers: str, topic: str, *, mode: str = "sharded") -> None:
         self.mode = mode
-        self.folder, self.topic = folder, topic
+        self.folder, self.topic, self._servers = folder, topic, bootstrap_servers
+        folder.mkdir(exist_ok=True)
         self.session_timeout_s = 1.5  # of members that are started from now on
         self.root = folder / "state"
         self.path = folder / "group.yaml"
@@ -108,7 +109,20 @@ class Group:
                 process.kill()
                 process.join()
 
+    def twin(self, folder: Path) -> "Group":
+        """The same group of Kafka over another directory: somebody's mistake."""
+        return Group(folder, self._servers, self.topic, mode=self.mode)
+
     # ------------------------------------------------------------ what they know
+
+    def committed(self) -> dict[int, int]:
+        """Partition -> what is committed for the group."""
+        client = KafkaAdminClient(bootstrap_servers=self._servers)
+        try:
+            [found] = client.list_group_offsets(f"g-{self.topic}").values()
+            return {tp.partition: at.offset for tp, at in found.items()}
+        finally:
+            client.close()
 
     def owners(self) -> dict[int, str]:
         """Partition -> member that holds it."""

@@ -4,8 +4,10 @@ import signal
 import uuid
 
 import pytest
+import yaml
 from group_oracle import Group, Producer, wait_until
-from real_kafka import admin, create_topic
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from real_kafka import admin, create_topic, produce
 
 from stream_trainer.streams import kafka_group
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions
@@ -27,10 +29,10 @@ def producer(broker, group):
     producer.stop()
 
 
-def shared_by(group, *names):
+def shared_by(group, *names, n_partitions=6):
     """Whether every partition is held, and each of these, and nobody else, holds one."""
     owners = group.owners()
-    return len(owners) == 6 and set(owners.values()) == set(names)
+    return len(owners) == n_partitions and set(owners.values()) == set(names)
 
 
 def test_joining_dying_leaving_and_being_stopped_lose_no_record_and_teach_none_twice(group, producer):
@@ -129,3 +131,63 @@ def test_a_poll_that_ends_in_the_middle_of_a_joining_costs_no_membership(broker,
             member.close(5.0)
 
     assert members[0].wanted.isdisjoint(members[1].wanted)
+
+
+def test_a_member_of_the_same_name_with_another_directory_is_refused_and_harms_nobody(group, producer, tmp_path):
+    """It forgot to mount what the others share. Had it joined first, the sound one would be out."""
+    group.start("a")
+    wait_until(lambda: shared_by(group, "a"), group.logs)
+    wait_until(lambda: group.committed(), group.logs)
+    other = group.twin(tmp_path / "other")
+    other.start("a")
+
+    assert other.end("a") == 2
+    assert "knows nothing of it: the directory must be one that all members share" in other.log("a").read_text()
+    assert group.members["a"].is_alive()
+    assert shared_by(group, "a")
+
+
+def test_before_anything_is_committed_the_later_of_two_directories_fences_the_first(broker, tmp_path):
+    """Nobody can tell then which of them is meant; Kafka lets the later one in, and the first leaves with code 6 when
+    it would commit."""
+    topic = create_topic(broker.bootstrap_servers)
+    group = Group(tmp_path, broker.bootstrap_servers, topic)
+    other = group.twin(tmp_path / "other")
+    try:
+        for each in (group, other):
+            each.start("a")
+            wait_until(lambda each=each: shared_by(each, "a", n_partitions=1), each.logs)
+        produce(broker.bootstrap_servers, topic, [b'{"partition": 0, "id": 0, "y": true}'])
+
+        assert group.end("a") == 6
+        said = group.log("a").read_text()
+        assert "another process has joined as 'a', and this one is out" in said
+        assert "Give each member a source.kafka.group.instance_id of its own" in said
+        wait_until(lambda: other.saved() == {0: 1}, other.logs)
+        assert other.members["a"].is_alive()
+    finally:
+        group.kill_all()
+        other.kill_all()
+
+
+def test_a_user_without_read_on_the_group_is_told_what_to_grant(broker, start, tmp_path):
+    """By `doctor`, and by the run, with exit code 2: no restart helps."""
+    group = Group(tmp_path, broker.bootstrap_servers, create_topic(broker.bootstrap_servers))
+    pattern = ResourcePattern(ResourceType.GROUP, f"g-{group.topic}")
+    with admin(broker.bootstrap_servers) as client:
+        rule = {"host": "*", "operation": ACLOperation.READ, "permission_type": ACLPermissionType.ALLOW}
+        client.create_acls([ACL(principal="User:somebody-else", resource_pattern=pattern, **rule)])
+    run = yaml.safe_load(group.path.read_text())
+    run["source"]["kafka"] |= {"bootstrap_servers": broker.secure_servers, "client": broker.credentials()}
+    run["models"] = {"tree": {"river": {"estimator": "river.tree.HoeffdingTreeClassifier"}}}
+    group.path.write_text(yaml.safe_dump(run))
+    group.root.mkdir()
+
+    out, _ = (doctor := start("doctor", group.path)).popen.communicate(timeout=60)
+    assert doctor.popen.returncode == 1
+    text = " ".join(out.decode().split())
+    assert f"Not allowed to join or commit to the Kafka group g-{group.topic}" in text
+    assert "Grant this user Read on the group" in text
+    refused = start("run", group.path)
+    assert refused.end()[0] == 2
+    assert f"Not allowed to join or commit to the Kafka group g-{group.topic}" in refused.log.read_text()

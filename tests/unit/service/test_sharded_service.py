@@ -47,6 +47,9 @@ class GroupList(ListSource):
     def start(self, positions, topic_ids=None):
         return {}
 
+    def join(self):
+        pass
+
     def first_positions(self, topic):
         return dict.fromkeys(BOTH, 0)
 
