@@ -31,8 +31,8 @@ from stream_trainer.streams.kafka_codecs import check_codecs
 from stream_trainer.streams.kafka_connect import is_auth_error, open_consumer
 from stream_trainer.streams.kafka_log import KafkaLog
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions, client_settings, warn_if_readable
-from stream_trainer.streams.kafka_seam import keep_joining
 from stream_trainer.streams.kafka_rights import group_not_allowed
+from stream_trainer.streams.kafka_seam import keep_joining
 from stream_trainer.types import Positions, RecordChunk, TopicPartition
 
 __all__ = ["GroupMembership", "KafkaGroupSource"]
