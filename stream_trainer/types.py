@@ -43,6 +43,7 @@ __all__ = [
     "State",
     "StepReport",
     "TopicPartition",
+    "Verdict",
 ]
 
 Prediction: TypeAlias = np.ndarray
@@ -235,6 +236,14 @@ class Alarm:
     record: int  # records learned by then, this one included
     detection: Detection
     layer: str | None = None  # of the model's network
+
+
+class Verdict(NamedTuple):
+    """What came of one model's predictions of a batch, record by record: told once, for scores and signals alike."""
+
+    error_N: np.ndarray  # float64: 1 wrong and 0 right, or the absolute error
+    said_N: np.ndarray  # int64: the likeliest class, of equally likely ones the first; or float64: the number predicted
+    doubt_N: np.ndarray | None  # float64: 1 - the largest probability; None: a number
 
 
 class NormDrift(NamedTuple):

@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define CALLS 1       /* counts up whenever a signature below changes; drift/kernel.py asks for the one it knows */
+#define CALLS 2       /* counts up whenever a signature below changes; drift/kernel.py asks for the one it knows */
 #define LANES 8       /* columns coded together */
 #define MARGIN 1e-6   /* nearer than this share to a threshold is left to numpy */
 
@@ -234,41 +234,65 @@ static int may_cut(const Window *w, double block, double log_scale, double effec
     return near;
 }
 
-/* advance(window_4B, out_4B, values_N, block, value_max, resolution, log_scale, effect_min, tested_from) -> (blocks, B)
-   Copies the window to `out`, and adds whole blocks of the values to it as long as no cut can be significant at their
-   end, which is looked at from position `tested_from` on. Returns how many were added, and the boundaries there are. */
-static PyObject *call_advance(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+static int all_finite(const double *values, Py_ssize_t n) {
+    double sum = 0.0; /* finite only if each of them is */
+    for (Py_ssize_t i = 0; i < n; i++) sum += values[i];
+    return isfinite(sum);
+}
+
+/* Add all whole blocks of `values` to the window, whose rows are `width` apart; 0 if a cut may be significant at the end
+   of one, or the rows are full. */
+static int stays_calm(Window *w, Py_ssize_t width, const double *values, Py_ssize_t blocks, Py_ssize_t block,
+                      double value_max, double resolution, double log_scale, double effect_min, double tested_from) {
+    for (Py_ssize_t done = 0; done < blocks; done++) {
+        if (w->boundaries == width) return 0;
+        add_block(w, values + done * block, block, value_max, resolution);
+        forget(w);
+        if (w->position[w->boundaries - 1] >= tested_from && may_cut(w, (double)block, log_scale, effect_min)) return 0;
+    }
+    return 1;
+}
+
+/* pass_calm(window_4B, boundaries, pending, n_pending, values_N, value_max, armed_at, block, resolution, log_scale,
+             effect_min, warmup_blocks) -> None or (boundaries, n_pending)
+   Where it is proven that the values, after the pending ones, are finite and complete no significant cut, they are in
+   the window afterwards, and what is left of them in `pending`. Else, None, nothing has changed. */
+static PyObject *call_pass_calm(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     Held held = {.n = 0};
-    Py_buffer *window, *out, *values;
+    Py_buffer *window, *pending, *values;
     PyObject *result = NULL;
-    if (!arguments(count, 9)) return NULL;
-    const Py_ssize_t block = PyLong_AsSsize_t(args[3]);
-    const double value_max = PyFloat_AsDouble(args[4]), resolution = PyFloat_AsDouble(args[5]),
-                 log_scale = PyFloat_AsDouble(args[6]), effect_min = PyFloat_AsDouble(args[7]),
-                 tested_from = PyFloat_AsDouble(args[8]);
+    if (!arguments(count, 12)) return NULL;
+    const Py_ssize_t boundaries = PyLong_AsSsize_t(args[1]), n_pending = PyLong_AsSsize_t(args[3]),
+                     block = PyLong_AsSsize_t(args[7]);
+    const double value_max = PyFloat_AsDouble(args[5]), armed_at = PyFloat_AsDouble(args[6]),
+                 resolution = PyFloat_AsDouble(args[8]), log_scale = PyFloat_AsDouble(args[9]),
+                 effect_min = PyFloat_AsDouble(args[10]), warmup_blocks = PyFloat_AsDouble(args[11]);
     if (PyErr_Occurred()) return NULL;
-    if ((window = hold(&held, args[0], 'd', 2, PyBUF_STRIDES)) &&
-        (out = hold(&held, args[1], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        (values = hold(&held, args[2], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
-        fits(block > 0 && window->shape[0] == 4 && window->shape[1] > 0 && out->shape[0] == 4 &&
-             out->shape[1] >= window->shape[1] + values->shape[0] / block)) {
-        double *rows = out->buf;
-        const Py_ssize_t width = out->shape[1], blocks = values->shape[0] / block;
-        for (int row = 0; row < 4; row++)
-            for (Py_ssize_t b = 0; b < window->shape[1]; b++)
-                rows[row * width + b] =
-                    *(double *)((char *)window->buf + row * window->strides[0] + b * window->strides[1]);
-        Window w = {rows, rows + width, rows + 2 * width, rows + 3 * width, window->shape[1]};
-        Py_ssize_t done = 0;
-        for (; done < blocks; done++) {
-            add_block(&w, (double *)values->buf + done * block, block, value_max, resolution);
-            forget(&w);
-            if (w.position[w.boundaries - 1] >= tested_from && may_cut(&w, (double)block, log_scale, effect_min)) {
-                w.boundaries--;
-                break;
-            }
+    if ((window = hold(&held, args[0], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        (pending = hold(&held, args[2], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        (values = hold(&held, args[4], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
+        fits(window->shape[0] == 4 && boundaries > 0 && boundaries <= window->shape[1] && block > 0 && n_pending >= 0 &&
+             n_pending < block && pending->shape[0] == block)) {
+        const Py_ssize_t width = window->shape[1], n = n_pending + values->shape[0], blocks = n / block;
+        double *rows = PyMem_RawMalloc((4 * width + n) * sizeof(double)), *all = rows + 4 * width;
+        if (!rows) {
+            release(&held);
+            return PyErr_NoMemory();
         }
-        result = Py_BuildValue("nn", done, w.boundaries);
+        memcpy(rows, window->buf, 4 * width * sizeof(double));
+        memcpy(all, pending->buf, n_pending * sizeof(double));
+        memcpy(all + n_pending, values->buf, values->shape[0] * sizeof(double));
+        Window w = {rows, rows + width, rows + 2 * width, rows + 3 * width, boundaries};
+        const double warm = rows[0] + warmup_blocks, tested_from = warm > armed_at ? warm : armed_at;
+        if (all_finite(all, n) &&
+            stays_calm(&w, width, all, blocks, block, value_max, resolution, log_scale, effect_min, tested_from)) {
+            memcpy(window->buf, rows, 4 * width * sizeof(double));
+            memcpy(pending->buf, all + blocks * block, (n - blocks * block) * sizeof(double));
+            result = Py_BuildValue("nn", w.boundaries, n - blocks * block);
+        } else {
+            result = Py_NewRef(Py_None);
+        }
+        PyMem_RawFree(rows);
     }
     release(&held);
     return result;
@@ -278,7 +302,7 @@ static PyMethodDef methods[] = {
     {"count_numbers", (PyCFunction)(void (*)(void))call_count_numbers, METH_FASTCALL, NULL},
     {"count_categories", (PyCFunction)(void (*)(void))call_count_categories, METH_FASTCALL, NULL},
     {"nothing_new", (PyCFunction)(void (*)(void))call_nothing_new, METH_FASTCALL, NULL},
-    {"advance", (PyCFunction)(void (*)(void))call_advance, METH_FASTCALL, NULL},
+    {"pass_calm", (PyCFunction)(void (*)(void))call_pass_calm, METH_FASTCALL, NULL},
     {NULL},
 };
 

@@ -54,7 +54,8 @@ class WeightedAdwin:
     def __init__(self, options: AdwinOptions | None = None) -> None:
         self.options = options or AdwinOptions()
         self._value_max = self.options.value_max  # None: to be taken from the next warm-up
-        self._pending = np.zeros(0)  # values of the block that has begun, or of the warm-up
+        self._pending = np.zeros(self.options.block_records)  # values of the block that has begun, or of the warm-up:
+        self._n_pending = 0  # the first ones
         self._window = AdwinWindow(self.options)
         self._armed_at = 0  # no test before this block
         self.n_records = 0
@@ -65,18 +66,35 @@ class WeightedAdwin:
         """Values between the start of the window and the last boundary."""
         return self._window.n_blocks * self.options.block_records
 
+    def pass_calm(self, values_N: np.ndarray) -> bool:
+        """Take the values of a batch, if it is proven that they are finite and that nothing is to be told of them.
+
+        Returns: whether they were taken. If not, nothing has changed, and `update` will know.
+        """
+        if self._value_max is None:
+            return False
+        n_pending = self._window.pass_calm(self._pending, self._n_pending, values_N, self._value_max, self._armed_at)
+        if n_pending is None:
+            return False
+        self._n_pending = n_pending
+        self.n_records += len(values_N)
+        return True
+
     def update(self, values_N: np.ndarray) -> Sequence[Detection]:
         """Take the values of one batch, each finite and not negative; see contracts.DriftDetector."""
+        if self.pass_calm(values_N):
+            return ()
         self.n_records += len(values_N)
-        n_before, values = len(self._pending), np.concatenate([self._pending, values_N])
+        n_before, values = self._n_pending, np.concatenate([self._pending[: self._n_pending], values_N])
         block, start, told = self.options.block_records, 0, list[Detection]()
         while (n_blocks := (len(values) - start) // block) and self._knows_range(values[start:]):
-            n_taken, detection = self._take(values[start : start + n_blocks * block])
+            rows_TN = values[start : start + min(n_blocks, _BLOCKS_AT_ONCE) * block].reshape(-1, block)
+            n_taken, detection = self._take(rows_TN)
             start += n_taken * block
             if detection is not None and (detection.direction is Direction.UP or self.options.direction == "both"):
                 told.append(replace(detection, index=start - 1 - n_before))
                 self._armed_at = self._window.end + -(-self.options.refractory_records // block)
-        self._pending = values[start:].copy()
+        self._remember(values[start:])
         return told
 
     def evidence(self) -> tuple[float, float]:
@@ -92,7 +110,7 @@ class WeightedAdwin:
 
     def capture(self) -> State:
         return State(
-            arrays={"pending": self._pending.copy(), "window": self._window.table_4B.copy()},
+            arrays={"pending": self._pending[: self._n_pending].copy(), "window": self._window.table_4B.copy()},
             values={
                 **identity(self.name, self.options),
                 "value_max": self._value_max,
@@ -105,7 +123,7 @@ class WeightedAdwin:
 
     def restore(self, state: State) -> None:
         refuse_stranger(state, identity(self.name, self.options))
-        self._pending = np.array(state.arrays["pending"], dtype=np.float64)
+        self._remember(np.asarray(state.arrays["pending"], dtype=np.float64))
         self._window.table_4B = np.array(state.arrays["window"], dtype=np.float64)
         self._value_max = state.values["value_max"]
         self._armed_at = state.values["armed_at"]
@@ -119,15 +137,18 @@ class WeightedAdwin:
             self._value_max = max(_SCALE_MEANS * mean, float(np.finfo(np.float64).tiny))
         return self._value_max is not None
 
-    def _take(self, values: np.ndarray) -> tuple[int, Detection | None]:
-        """Give whole blocks to the window, up to the first one that completes evidence of a change.
+    def _remember(self, pending: np.ndarray) -> None:
+        """These values wait for the next ones; in the warm-up they may be more than a block."""
+        self._n_pending = len(pending)
+        self._pending = np.zeros(max(self._n_pending, self.options.block_records))
+        self._pending[: self._n_pending] = pending
+
+    def _take(self, rows_TN: np.ndarray) -> tuple[int, Detection | None]:
+        """Give blocks to the window, up to the first one that completes evidence of a change.
 
         Returns: blocks taken, and the detection, its index still to be set.
         """
         assert self._value_max is not None
-        if n_passed := self._window.pass_calm(values, self._value_max, self._armed_at):
-            return n_passed, None
-        rows_TN = values[: _BLOCKS_AT_ONCE * self.options.block_records].reshape(-1, self.options.block_records)
         n_taken, detection = self._window.take(rows_TN, self._value_max, self._armed_at)
         if detection is not None:
             self.n_detections[detection.direction] += 1

@@ -5,7 +5,7 @@ are the difference of two boundaries, and merging two buckets is forgetting the 
 kept while its age in blocks is at most `resolution` times the largest power of two that divides its position:
 `resolution / 2` boundaries for each doubling of the age, so memory grows with the logarithm of the window.
 
-The compiled kernel adds blocks for as long as it can prove that no cut is significant; which cut is, only numpy says.
+The compiled kernel adds the blocks of a batch if it proves that no cut is significant; which cut is, only numpy says.
 Not here: which detections are told, and where the range of the values comes from (adwin.py).
 Shape suffixes: N = values of a block, T = block ends under test, B = boundaries; 4 = the rows of the window.
 Source: Bifet and Gavaldà, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007, equation 3.1.
@@ -20,20 +20,34 @@ from stream_trainer.types import Detection, Direction
 __all__ = ["AdwinWindow"]
 
 _POSITION, _SUM, _SQUARES, _REACH = range(4)
+_SPARE = 64  # columns: enough for the first million records; after them it is numpy's turn once
 
 
 class AdwinWindow:
     """What is remembered of the values, in units of their range.
 
     `table_4B` has one column a boundary, the first is the start of the window. Rows: position in blocks since the
-    stream began, sum and sum of squares of the values up to there, age in blocks up to which it is kept.
+    stream began, sum and sum of squares of the values up to there, age in blocks up to which it is kept. It lies in
+    wider rows, so that the kernel can add to it.
     """
 
     def __init__(self, options: AdwinOptions) -> None:
         self._options, self._block = options, options.block_records
         self._log_scale = 2.0 / options.delta_per_test
         self._warmup_blocks = -(-options.warmup_records // options.block_records)
+        effect_min = options.min_effect
+        self._constants = (self._block, options.resolution, self._log_scale, effect_min, self._warmup_blocks)
         self.table_4B = np.zeros((4, 1))
+
+    @property
+    def table_4B(self) -> np.ndarray:
+        return self._rows[:, : self._n_boundaries]
+
+    @table_4B.setter
+    def table_4B(self, table_4B: np.ndarray) -> None:
+        self._n_boundaries = table_4B.shape[1]
+        self._rows = np.zeros((4, self._n_boundaries + _SPARE))
+        self._rows[:, : self._n_boundaries] = table_4B
 
     @property
     def end(self) -> int:
@@ -45,28 +59,25 @@ class AdwinWindow:
         """Blocks from the start of the window to its end."""
         return self.end - int(self.table_4B[_POSITION, 0])
 
-    def pass_calm(self, values: np.ndarray, value_max: float, armed_at: int) -> int:
-        """Add the first blocks of these float64 values, as many as are proven to complete no cut.
+    def pass_calm(
+        self, pending: np.ndarray, n_pending: int, values_N: np.ndarray, value_max: float, armed_at: int
+    ) -> int | None:
+        """Take the values of a batch if it is proven that they are finite and complete no cut.
 
-        Returns: how many; none without the kernel. The next one is for `take`, which may still find no cut.
+        Args:    pending: (block_records,) float64, the first `n_pending` came before `values_N`; written to.
+        Returns: how many are pending afterwards; None: nothing is proven, nothing was taken. So without the kernel.
         """
-        compiled, table_4B = drift_kernel(), self.table_4B
+        compiled = drift_kernel()
         if compiled is None:
-            return 0
-        out_4B = np.empty((4, table_4B.shape[1] + len(values) // self._block))
-        n_passed, n_boundaries = compiled.advance(
-            table_4B,
-            out_4B,
-            values,
-            self._block,
-            value_max,
-            float(self._options.resolution),
-            self._log_scale,
-            self._options.min_effect,
-            self._tested_from(armed_at),
+            return None
+        values_N = np.ascontiguousarray(values_N, dtype=np.float64)
+        passed: tuple[int, int] | None = compiled.pass_calm(
+            self._rows, self._n_boundaries, pending, n_pending, values_N, value_max, armed_at, *self._constants
         )
-        self.table_4B = out_4B[:, :n_boundaries]
-        return int(n_passed)
+        if passed is None:
+            return None
+        self._n_boundaries, n_pending = passed
+        return n_pending
 
     def take(self, values_TN: np.ndarray, value_max: float, armed_at: int) -> tuple[int, Detection | None]:
         """Add blocks (rows) up to the first one that completes evidence of a change, and cut the old part off.

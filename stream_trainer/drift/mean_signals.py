@@ -1,11 +1,11 @@
 """Means that a detector watches: the errors of a model, and its doubt about its own answers.
 
 Not here: distributions against a reference (signals.py), the detectors themselves, what follows an alarm.
-Shape suffixes: N = records, K = classes.
+Shape suffix: N = records.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ import numpy as np
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.restoring import part_of
 from stream_trainer.drift.signals import Score
-from stream_trainer.types import Alarm, Detection, Prediction, State
+from stream_trainer.types import Alarm, Detection, State
 
 __all__ = ["ConfidenceSignal", "ErrorSignal"]
 
@@ -27,10 +27,14 @@ class _MeanSignal:
     def __init__(self, model: str | None, detector: DriftDetector) -> None:
         self.model = model
         self.detector = detector
+        self._pass_calm: Callable[[np.ndarray], bool] | None = getattr(detector, "pass_calm", None)
         self._record = 0
 
     def _watch(self, values_N: np.ndarray) -> list[Alarm]:
         """In arrival order; those that are not finite (a model gone wild) are left out."""
+        if self._pass_calm is not None and self._pass_calm(values_N):
+            self._record += len(values_N)
+            return []
         found: Sequence[Detection]
         if math.isfinite(values_N.sum()):  # then each of them is
             found = self.detector.update(values_N)
@@ -82,17 +86,13 @@ class ConfidenceSignal(_MeanSignal):
 
     >>> from stream_trainer.drift.adwin import WeightedAdwin
     >>> signal = ConfidenceSignal("mlp", WeightedAdwin())
-    >>> calm = signal.update(np.full((1000, 2), [0.9, 0.1]))
-    >>> [(a.signal, a.model, a.detection.direction.value) for a in signal.update(np.full((200, 2), 0.5))]
+    >>> calm = signal.update(np.full(1000, 0.1))
+    >>> [(a.signal, a.model, a.detection.direction.value) for a in signal.update(np.full(200, 0.5))]
     [('confidence', 'mlp', 'up')]
     """
 
     signal = "confidence"
 
-    def update(self, prediction: Prediction) -> list[Alarm]:
-        """(N, K) probabilities of one batch."""
-        # Class by class over all records: the largest of each row by itself takes five times as long.
-        surest_N = prediction[:, 0]
-        for share_N in prediction.T[1:]:
-            surest_N = np.maximum(surest_N, share_N)
-        return self._watch(1.0 - surest_N)
+    def update(self, doubt_N: np.ndarray) -> list[Alarm]:
+        """Doubts of one batch in arrival order, see Verdict."""
+        return self._watch(doubt_N)

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
-
 from stream_trainer.contracts import Model, Stateful
 from stream_trainer.drift import (
     build_confidence_signal,
@@ -24,7 +22,7 @@ from stream_trainer.drift.signals import FeatureRates, FeatureSignal, LabelSigna
 from stream_trainer.engine.reaction import REACTIONS, ReactionOptions
 from stream_trainer.errors import ConfigError
 from stream_trainer.schema import NumberFeature, Schema, Target
-from stream_trainer.types import Alarm, Batch, NormDrift, Prediction, State
+from stream_trainer.types import Alarm, Batch, NormDrift, State, Verdict
 
 __all__ = ["DriftMonitor", "DriftOptions", "HasNorms"]
 
@@ -120,17 +118,17 @@ class DriftMonitor:
         """Names that an alarm of this run may carry."""
         return tuple(dict.fromkeys(signal for signal, _, _ in self._parts()))
 
-    def observe(
-        self, batch: Batch, predictions: Mapping[str, Prediction], errors: Mapping[str, np.ndarray]
-    ) -> tuple[Alarm, ...]:
-        """The alarms of one batch. `errors`: per model, one value per record in arrival order."""
-        found = [alarm for model, signal in self._errors.items() for alarm in signal.update(errors[model])]
+    def observe(self, batch: Batch, verdicts: Mapping[str, Verdict]) -> tuple[Alarm, ...]:
+        """The alarms of one batch. `verdicts`: on the predictions of each model."""
+        found = [alarm for model, signal in self._errors.items() for alarm in signal.update(verdicts[model].error_N)]
         if self._features:
             found += self._features.update(batch)
         for model, watched in self._predictions.items():
-            found += watched.update(predictions[model])
+            found += watched.update(verdicts[model].said_N)
         for model, doubted in self._confidence.items():
-            found += doubted.update(predictions[model])
+            doubt_N = verdicts[model].doubt_N
+            assert doubt_N is not None, "a target of numbers, refused by build_confidence_signal"
+            found += doubted.update(doubt_N)
         if self._labels:
             found += self._labels.update(batch.y_N)
         self.alarms += len(found)

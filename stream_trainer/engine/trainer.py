@@ -50,8 +50,8 @@ class Trainer:
         for name, model in self.models.items():
             ask = partial(self.reaction.predict, name) if self.reaction else model.predict
             predictions[name], predict_s[name] = self._timed(ask, batch)
-        errors = self.prequential.update(batch.y_N, predictions)
-        alarms = self.drift.observe(batch, predictions, errors)
+        verdicts = self.prequential.update(batch.y_N, predictions)
+        alarms = self.drift.observe(batch, verdicts)
         events = self.reaction.react(batch, alarms) if self.reaction else ()
         for event in events:
             if event.kind is ReactionKind.CONFIRM:
@@ -60,7 +60,7 @@ class Trainer:
         for name, model in self.models.items():
             learned, learn_s = self._timed(model.learn, batch)
             reports[name] = ModelReport(
-                learned=learned, error=float(errors[name].mean()), predict_s=predict_s[name], learn_s=learn_s
+                learned=learned, error=float(verdicts[name].error_N.mean()), predict_s=predict_s[name], learn_s=learn_s
             )
         return reports, alarms + self.drift.look_inside(batch, self.models), events
 

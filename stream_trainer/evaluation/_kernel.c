@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#define CALLS 1 /* counts up whenever the signature below changes; evaluation/kernel.py asks for the one it knows */
+#define CALLS 2 /* counts up whenever the signature below changes; evaluation/kernel.py asks for the one it knows */
 
 /* Whether a row holds probabilities, `guess` its largest, the first of equal ones. A nan is none. */
 static int is_distribution(const double *p, Py_ssize_t classes, double tolerance, Py_ssize_t *guess) {
@@ -22,24 +22,30 @@ static int is_distribution(const double *p, Py_ssize_t classes, double tolerance
     return positive && fabs(sum - 1.0) <= tolerance;
 }
 
-/* class_errors(p_NK, y_N, error_N, tolerance) -> whether every row is a distribution; error_N is then 1 where the class
-   guessed is not y, and else 0. */
-static PyObject *call_class_errors(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+/* class_verdict(p_NK, y_N, error_N, said_N, doubt_N, tolerance) -> whether every row is a distribution; the three arrays
+   then hold the fields of a Verdict. */
+static PyObject *call_class_verdict(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     Held held = {.n = 0};
-    Py_buffer *p, *y, *error;
+    Py_buffer *p, *y, *error, *said, *doubt;
     PyObject *result = NULL;
-    if (arguments(count, 4) && (p = hold(&held, args[0], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
+    if (arguments(count, 6) && (p = hold(&held, args[0], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
         (y = hold(&held, args[1], 'l', 1, PyBUF_C_CONTIGUOUS)) &&
         (error = hold(&held, args[2], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        fits(p->shape[0] == y->shape[0] && p->shape[0] == error->shape[0] && p->shape[1] > 0)) {
-        const double *row = p->buf, tolerance = PyFloat_AsDouble(args[3]);
+        (said = hold(&held, args[3], 'l', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        (doubt = hold(&held, args[4], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        fits(p->shape[0] == y->shape[0] && p->shape[0] == error->shape[0] && p->shape[0] == said->shape[0] &&
+             p->shape[0] == doubt->shape[0] && p->shape[1] > 0)) {
+        const double *row = p->buf, tolerance = PyFloat_AsDouble(args[5]);
         const int64_t *truth = y->buf;
-        double *out = error->buf;
+        double *errors = error->buf, *doubts = doubt->buf;
+        int64_t *guesses = said->buf;
         int good = 1;
         for (Py_ssize_t n = 0; n < p->shape[0] && good; n++, row += p->shape[1]) {
             Py_ssize_t guess;
             good = is_distribution(row, p->shape[1], tolerance, &guess);
-            out[n] = guess != truth[n];
+            guesses[n] = guess;
+            errors[n] = guess != truth[n];
+            doubts[n] = 1.0 - row[guess];
         }
         if (!PyErr_Occurred()) result = PyBool_FromLong(good);
     }
@@ -48,7 +54,7 @@ static PyObject *call_class_errors(PyObject *module, PyObject *const *args, Py_s
 }
 
 static PyMethodDef methods[] = {
-    {"class_errors", (PyCFunction)(void (*)(void))call_class_errors, METH_FASTCALL, NULL},
+    {"class_verdict", (PyCFunction)(void (*)(void))call_class_verdict, METH_FASTCALL, NULL},
     {NULL},
 };
 

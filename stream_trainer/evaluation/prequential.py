@@ -12,11 +12,11 @@ import numpy as np
 from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.evaluation.board import Board
 from stream_trainer.evaluation.kernel import score_kernel
-from stream_trainer.evaluation.outcomes import class_error, number_error
+from stream_trainer.evaluation.outcomes import class_verdict, number_error
 from stream_trainer.evaluation.scores import ClassScores
 from stream_trainer.evaluation.waiting import Waiting
 from stream_trainer.schema import Target, TargetKind
-from stream_trainer.types import Prediction, State
+from stream_trainer.types import Prediction, State, Verdict
 
 __all__ = ["ModelScores", "Prequential"]
 
@@ -46,8 +46,9 @@ class Prequential:
     Raises: ConfigError: `half_life_records` is not above 0.
 
     >>> scores = Prequential(Target.binary("late"), ["mlp"])
-    >>> scores.update(np.array([0, 1, 1]), {"mlp": np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])})
-    {'mlp': array([0., 0., 1.])}
+    >>> verdicts = scores.update(np.array([0, 1, 1]), {"mlp": np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])})
+    >>> verdicts["mlp"].error_N.tolist(), verdicts["mlp"].said_N.tolist()
+    ([0.0, 0.0, 1.0], [0, 1, 0])
     >>> {name: round(score, 3) for name, score in scores.scores()["mlp"].cumulative.items()}
     {'accuracy': 0.667, 'log_loss': 0.511, 'auc': 1.0, 'kappa_temporal': 0.0}
     """
@@ -59,22 +60,22 @@ class Prequential:
         self._waiting = Waiting(target, models)
         self._read: Board | None = None  # what is told until the next record comes
 
-    def update(self, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> dict[str, np.ndarray]:
+    def update(self, y_N: np.ndarray, predictions: Mapping[str, Prediction]) -> dict[str, Verdict]:
         """Score one batch that no model has learned from yet; all of it or, on an error, nothing.
 
-        Returns: per model the error of each record in arrival order: 1 wrong and 0 right, or the absolute error.
+        Returns: per model what came of each record, in arrival order.
         Raises:  ModelError: predictions of a model are missing, or have another shape than (N, K) or (N,), or are not
                  finite, not probabilities, beyond float32.
         """
         checked = {name: self._shaped(name, y_N, predictions) for name in self._models}
-        errors = {name: self._errors(name, y_N, prediction) for name, prediction in checked.items()}
+        verdicts = {name: self._verdict(name, y_N, prediction) for name, prediction in checked.items()}
         self._read = None
         taken = self._waiting.take(y_N, checked)
         while self._waiting.full:
             self._board.add(*self._waiting.records())
             self._waiting.clear()
             taken += self._waiting.take(y_N[taken:], {name: p[taken:] for name, p in checked.items()})
-        return errors
+        return verdicts
 
     def scores(self) -> dict[str, ModelScores]:
         """Per model. Walks the histograms behind auc: for each report, not for each batch."""
@@ -144,18 +145,19 @@ class Prequential:
         _check_shape(name, prediction, (len(y_N), *width))
         return prediction
 
-    def _errors(self, name: str, y_N: np.ndarray, prediction: Prediction) -> np.ndarray:
-        """Of each record, once its prediction is known to be one."""
+    def _verdict(self, name: str, y_N: np.ndarray, prediction: Prediction) -> Verdict:
+        """On predictions that are some, which is seen here too."""
         if self._target.kind is TargetKind.NUMBER:
             _check_numbers(name, prediction)
-            return number_error(y_N, prediction)
-        compiled = score_kernel()
+            return Verdict(number_error(y_N, prediction), prediction, None)
+        compiled, n = score_kernel(), len(y_N)
         if compiled is not None:
-            error_N, labels_N = np.empty(len(y_N)), np.ascontiguousarray(y_N, dtype=np.int64)
-            if compiled.class_errors(prediction, labels_N, error_N, SUM_TOLERANCE):
-                return error_N
+            labels_N = np.ascontiguousarray(y_N, dtype=np.int64)
+            verdict = Verdict(np.empty(n), np.empty(n, np.int64), np.empty(n))
+            if compiled.class_verdict(prediction, labels_N, *verdict, SUM_TOLERANCE):
+                return verdict
         _check_probabilities(name, prediction)
-        return class_error(y_N, prediction)
+        return class_verdict(y_N, prediction)
 
 
 def _check_shape(name: str, prediction: np.ndarray, expected: tuple[int, ...]) -> None:

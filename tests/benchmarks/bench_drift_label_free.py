@@ -30,6 +30,7 @@ from stream_trainer.drift import (
     build_norm_signal,
 )
 from stream_trainer.drift.evaluate import CONCEPTS, Table, piecewise, rows_of
+from stream_trainer.evaluation.outcomes import class_verdict
 from stream_trainer.models import TorchOptions, build_model
 from stream_trainer.schema import NumberFeature, Schema, Target
 from stream_trainer.types import Batch
@@ -118,15 +119,14 @@ def alarms(table: Table, seed: int) -> dict[str, list[int]]:
     told: dict[str, list[int]] = {name: [] for name in (*errors, "features", "labels", "predictions", *doubts, *norms)}
     for start in range(0, len(table), BATCH):
         batch = rows_of(table.records, slice(start, start + BATCH))
-        answer = model.predict(batch)
-        wrong_N = (answer.argmax(axis=1) != batch.y_N).astype(np.float64)
+        verdict = class_verdict(batch.y_N, model.predict(batch))
         model.learn(batch)
         found = {
-            **{name: signal.update(wrong_N) for name, signal in errors.items()},
+            **{name: signal.update(verdict.error_N) for name, signal in errors.items()},
             "features": features.update(batch),
             "labels": labels.update(batch.y_N),
-            "predictions": predictions.update(answer),
-            **{name: signal.update(answer) for name, signal in doubts.items()},
+            "predictions": predictions.update(verdict.said_N),
+            **{name: signal.update(verdict.doubt_N) for name, signal in doubts.items()},
             **{name: signal.update(len(batch), model.norm_drift) for name, signal in norms.items()},  # type: ignore[attr-defined]
         }
         for name, spoken in found.items():

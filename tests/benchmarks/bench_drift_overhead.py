@@ -22,7 +22,7 @@ from stream_trainer.drift.signals import LabelSignal, PredictionSignal
 from stream_trainer.evaluation import Prequential
 from stream_trainer.models import TorchModel, TorchOptions
 from stream_trainer.schema import NumberFeature, Schema, Target
-from stream_trainer.types import Batch
+from stream_trainer.types import Batch, Verdict
 
 FEATURES, CUTS = 16, (16, 256, 1024)
 STRETCH, WARMUP = 4096, 3  # records; stretches
@@ -62,16 +62,16 @@ class Round:
 
     def seconds(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """Of the step, and of each part."""
-        model, found = self.model, dict[str, np.ndarray]()
+        model, found = self.model, dict[str, Verdict]()
         probability = model.predict(batch)
         step_s = timed(lambda: (model.predict(batch), model.learn(batch)))
         parts = {  # default: what runs without being asked for
             "scores (default)": lambda: found.update(self.scores.update(batch.y_N, {"m": probability})),
-            "error (default)": lambda: self.errors.update(found["m"]),
+            "error (default)": lambda: self.errors.update(found["m"].error_N),
             "features (default)": lambda: self.features.update(batch),
-            "predictions": lambda: self.predictions.update(probability),
+            "predictions": lambda: self.predictions.update(found["m"].said_N),
             "labels": lambda: self.labels.update(batch.y_N),
-            "confidence": lambda: self.confidence.update(probability),
+            "confidence": lambda: self.confidence.update(found["m"].doubt_N),
             "norms": lambda: self.norms.update(len(batch), model.norm_drift),
         }
         return step_s, {name: timed(part) for name, part in parts.items()}

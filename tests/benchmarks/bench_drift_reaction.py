@@ -95,7 +95,7 @@ class Forced:
     def __init__(self, every_records: int) -> None:
         self.every_records, self.record = every_records, 0
 
-    def observe(self, batch, predictions, errors):
+    def observe(self, batch, verdicts):
         before, self.record = self.record, self.record + len(batch)
         if before // self.every_records == self.record // self.every_records:
             return ()

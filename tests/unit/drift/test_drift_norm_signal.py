@@ -118,12 +118,11 @@ def test_doubt_is_told_when_the_model_becomes_less_sure_and_not_when_it_becomes_
     target, rng = Target.binary("late"), np.random.default_rng(0)
     signal = build_confidence_signal("mlp", target)
 
-    def answers(n, certainty):
-        top_N = np.clip(rng.normal(certainty, 0.03, n), 0.5, 1.0)
-        return np.stack([top_N, 1.0 - top_N], axis=1)
+    def doubts(n, certainty):
+        return 1.0 - np.clip(rng.normal(certainty, 0.03, n), 0.5, 1.0)
 
-    learning = [a for i in range(100) for a in signal.update(answers(100, 0.6 + 0.003 * i))]
-    unsure = [a for _ in range(20) for a in signal.update(answers(100, 0.7))]
+    learning = [a for i in range(100) for a in signal.update(doubts(100, 0.6 + 0.003 * i))]
+    unsure = [a for _ in range(20) for a in signal.update(doubts(100, 0.7))]
 
     assert [] == learning
     assert [("confidence", "mlp")] == [(alarm.signal, alarm.model) for alarm in unsure]

@@ -88,11 +88,11 @@ def test_confidence_can_be_watched_by_it_and_shows_where_it_stands():
     """`drift: {confidence: own_past}`: the doubt, and from where on it is told."""
     signal = build_confidence_signal("mlp", Target.binary("late"), "own_past")
     doubt_N = wandering(20_000, seed=3)
-    assert [] == signal.update(np.stack([1 - doubt_N, doubt_N], axis=1))
+    assert [] == signal.update(doubt_N)
 
     statistic, threshold = signal.scores()[""]
     assert 0.1 < statistic < threshold < 0.5
-    told = signal.update(np.full((2048, 2), 0.5))
+    told = signal.update(np.full(2048, 0.5))
     assert [("confidence", "mlp", 20_480)] == [(alarm.signal, alarm.model, alarm.record) for alarm in told]
 
 

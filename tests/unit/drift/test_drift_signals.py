@@ -137,7 +137,7 @@ def test_after_renewal_the_new_world_is_the_reference():
         ),
         (
             lambda: PredictionSignal("m", SCHEMA.target),
-            lambda s, rng, late: s.update(rng.dirichlet([1, 1, 1 + 3 * late], 100)),
+            lambda s, rng, late: s.update(rng.dirichlet([1, 1, 1 + 3 * late], 100).argmax(axis=1)),
         ),
         (lambda: LabelSignal(SCHEMA.target), lambda s, rng, late: s.update(rng.integers(0, 2 + late, 100))),
     ],

@@ -326,7 +326,7 @@ class AlarmsAt(DriftMonitor):
         super().__init__(DriftOptions(features="none"), SCHEMA, ["m"])
         self.record, self.seen = record, 0
 
-    def observe(self, batch, predictions, errors):
+    def observe(self, batch, verdicts):
         self.seen += len(batch)
         return (alarm(),) if self.seen - len(batch) < self.record <= self.seen else ()
 

@@ -154,13 +154,13 @@ def test_every_cut_gives_the_same_scores(k):
 def test_errors_come_back_per_record_in_arrival_order():
     """Detectors need each of them: a mean over the batch would make them blind."""
     y = np.array([0, 1, 1, 0])
-    errors = Prequential(Target.binary("y"), ["a", "b"]).update(
+    verdicts = Prequential(Target.binary("y"), ["a", "b"]).update(
         y, {"a": np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]), "b": np.full((4, 2), 0.5)}
     )
-    assert {"a": [0, 1, 0, 1], "b": [0, 1, 1, 0]} == {name: error.tolist() for name, error in errors.items()}
+    assert [[0, 1, 0, 1], [0, 1, 1, 0]] == [verdicts[name].error_N.tolist() for name in "ab"]
 
-    errors = Prequential(NUMBER, ["a"]).update(np.array([1, 2], np.float32), {"a": np.array([3.0, -1.0])})
-    assert [2.0, 3.0] == errors["a"].tolist()
+    verdicts = Prequential(NUMBER, ["a"]).update(np.array([1, 2], np.float32), {"a": np.array([3.0, -1.0])})
+    assert [2.0, 3.0] == verdicts["a"].error_N.tolist()
 
 
 def test_confusion_counts_true_classes_by_guessed_classes():
@@ -181,7 +181,7 @@ def test_before_the_first_record_every_score_is_nan():
     """And an empty batch, of rejects alone, changes nothing."""
     for target, empty in ((classes(3), np.zeros((0, 3))), (NUMBER, np.zeros(0))):
         prequential = Prequential(target, ["model"])
-        assert 0 == len(prequential.update(np.zeros(0, np.int64), {"model": empty})["model"])
+        assert 0 == len(prequential.update(np.zeros(0, np.int64), {"model": empty})["model"].error_N)
         for scores in (prequential.scores()["model"], *prequential.baselines().values()):
             assert all(math.isnan(value) for form in (scores.cumulative, scores.fading) for value in form.values())
 
