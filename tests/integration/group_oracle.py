@@ -28,6 +28,7 @@ from stream_trainer.clock import SystemClock
 from stream_trainer.errors import StreamTrainerError
 from stream_trainer.service.config import load_config
 from stream_trainer.service.guard import stop_on_signals
+from stream_trainer.service.rebuild import rebuild
 from stream_trainer.service.wiring import assemble, build_checkpoints
 from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 from stream_trainer.types import TopicPartition
@@ -173,6 +174,13 @@ class Group:
                     oracle.restore(snapshot.parts["models/oracle"])
                     seen += Counter(oracle.estimator.seen)
         return seen
+
+    def rebuilt(self, name: str) -> dict[str, bool]:
+        """Model -> whether the journal of a member and the log give its newest state again, bit for bit."""
+        members = Members(self.root)
+        found = rebuild(load_config(self.path), members.path(name, members.life(name)))
+        equal: dict[str, bool] = found["rebuilt"]["equal"]
+        return equal
 
     def _homes(self) -> list[Path]:
         """Where the checkpoints of each surviving model are."""

@@ -36,7 +36,8 @@ def shared_by(group, *names, n_partitions=6):
 
 
 def test_joining_dying_leaving_and_being_stopped_lose_no_record_and_teach_none_twice(group, producer):
-    """Every way in which a partition can move, in one story; the counts of all members united are one of each."""
+    """Every way in which a partition can move, in one story; the counts of all members united are one of each, and
+    `replay --journal` computes the model of each member again (P2, P3)."""
     group.start("a")
     group.start("b")
     wait_until(lambda: shared_by(group, "a", "b"), group.logs)
@@ -64,6 +65,7 @@ def test_joining_dying_leaving_and_being_stopped_lose_no_record_and_teach_none_t
         group.signal(name, signal.SIGTERM)
         assert group.end(name) == 0
     assert dict.fromkeys(producer.sent, 1) == group.counts()
+    assert [{"oracle": True}] * 2 == [group.rebuilt(name) for name in ("a", "b")], "partitions came and went"
 
 
 def test_a_restart_within_the_session_moves_nothing(group, producer):
