@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stream_trainer.evaluation.kernel import score_kernel
 from stream_trainer.evaluation.outcomes import Guesses, NumberOutcomes, log_loss
 from stream_trainer.schema import Target, TargetKind
 from stream_trainer.types import State
@@ -31,6 +32,11 @@ class MajorityClass:
 
     def guess(self, y_N: np.ndarray) -> Guesses:
         n, classes = len(y_N), len(self._count_K)
+        compiled = score_kernel()
+        if compiled is not None:
+            error_N, p_true_N = np.empty(n), np.empty(n)
+            self._majority = compiled.guess_majority(y_N, self._count_K, self._majority, error_N, p_true_N)
+            return Guesses(error_N=error_N, loss_N=log_loss(p_true_N))
         in_batch_K = np.bincount(y_N, minlength=classes)
         before_N = self._count_K[y_N] + _earlier_equals(y_N, in_batch_K)  # records of the same class so far
         seen_N = np.arange(self._count_K.sum(), self._count_K.sum() + n)
@@ -77,7 +83,15 @@ class LastClass:
         self._records = 0
 
     def guess(self, y_N: np.ndarray) -> Guesses:
-        n = len(y_N)
+        n, compiled = len(y_N), score_kernel()
+        if compiled is not None and n:
+            error_N, p_true_N = np.empty(n), np.empty(n)
+            self._repeats = compiled.guess_last(
+                y_N, self._last, self._repeats, self._records, self._classes, error_N, p_true_N
+            )
+            self._last = int(y_N[-1])
+            self._records += n
+            return Guesses(error_N=error_N, loss_N=log_loss(p_true_N))
         repeat_N = y_N == np.concatenate([[self._last], y_N[:-1]])[:n]
         repeats_before_N = self._repeats + np.cumsum(repeat_N) - repeat_N
         p_repeat_N = (repeats_before_N + 1) / (self._records + np.arange(n) + self._classes)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stream_trainer.errors import ConfigError
+from stream_trainer.evaluation.kernel import score_kernel
 from stream_trainer.types import State
 
 __all__ = ["Aging", "Memory", "WeightTable"]
@@ -72,10 +73,11 @@ class WeightTable:
             self._cells[...] = 0.0  # nothing of the old would be left
             kept = 1.0
         self._unit /= kept
-        weights = weights_N * self._unit
-        if cells_per_record > 1:
-            weights = weights.repeat(cells_per_record)
-        np.add.at(self._cells.reshape(-1), cells, weights)
+        compiled = score_kernel()
+        if compiled is not None and len(cells):
+            compiled.add_weights(self._cells.reshape(-1), cells, weights_N, self._unit)
+        else:
+            np.add.at(self._cells.reshape(-1), cells, (weights_N * self._unit).repeat(cells_per_record))
         if self._unit > UNIT_MAX:
             self._cells = self.weights()
             # What has faded so far is dropped: as denormal numbers it would slow every later step, for ever.

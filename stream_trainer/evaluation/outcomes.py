@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream_trainer.evaluation.kernel import score_kernel
 from stream_trainer.types import Verdict
 
 __all__ = [
@@ -53,6 +54,14 @@ class ClassOutcomes(Guesses):
     @classmethod
     def of(cls, y_N: np.ndarray, p_NK: np.ndarray) -> "ClassOutcomes":
         n, classes = p_NK.shape
+        compiled = score_kernel()
+        if compiled is not None and n:
+            y_N, p_NK = np.ascontiguousarray(y_N, dtype=np.int64), np.ascontiguousarray(p_NK, dtype=np.float64)
+            error_N, p_true_N, odds = np.empty(n), np.empty(n), np.empty(n if classes == 2 else n * classes)
+            confused, binned = np.empty(n, np.int64), np.empty(len(odds), np.int64)
+            compiled.outcomes(p_NK, y_N, error_N, p_true_N, confused, odds)
+            compiled.bin_odds(np.log(odds, out=odds), y_N, binned)
+            return cls(error_N=error_N, loss_N=log_loss(p_true_N), confused=confused, binned=binned)
         guess_N = guessed_class(p_NK)
         if classes == 2:
             # The other column, not 1 - p: near 1 that difference has lost all digits.
