@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define CALLS 2       /* counts up whenever a signature below changes; drift/kernel.py asks for the one it knows */
+#define CALLS 3       /* counts up whenever a signature below changes; drift/kernel.py asks for the one it knows */
 #define LANES 8       /* columns coded together */
 #define MARGIN 1e-6   /* nearer than this share to a threshold is left to numpy */
 
@@ -44,46 +44,60 @@ static void add_numbers(const float *x, const char *missing, const float *edge, 
     }
 }
 
-/* count_numbers(x_NF, missing_NF or None, edge_EF, weight_N, count_FB): adds to count_FB. */
+/* after = before * kept + after */
+static void fade_in(const double *before, double kept, double *after, Py_ssize_t cells) {
+    for (Py_ssize_t i = 0; i < cells; i++) after[i] = before[i] * kept + after[i];
+}
+
+/* count_numbers(x_NF, missing_NF or None, edge_EF, weight_N, before_FB, kept, after_FB): the counts before, faded, and
+   the weights of these records. */
 static PyObject *call_count_numbers(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     Held held = {.n = 0};
-    Py_buffer *x, *missing = NULL, *edge, *weight, *out;
+    Py_buffer *x, *missing = NULL, *edge, *weight, *before, *after;
     PyObject *result = NULL;
-    if (arguments(count, 5) && (x = hold(&held, args[0], 'f', 2, PyBUF_C_CONTIGUOUS)) &&
+    if (arguments(count, 7) && (x = hold(&held, args[0], 'f', 2, PyBUF_C_CONTIGUOUS)) &&
         (args[1] == Py_None || (missing = hold(&held, args[1], '?', 2, PyBUF_C_CONTIGUOUS))) &&
         (edge = hold(&held, args[2], 'f', 2, PyBUF_C_CONTIGUOUS)) &&
         (weight = hold(&held, args[3], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
-        (out = hold(&held, args[4], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        fits(weight->shape[0] == x->shape[0] && edge->shape[1] == x->shape[1] && out->shape[0] == x->shape[1] &&
-             out->shape[1] == edge->shape[0] + 2 &&
+        (before = hold(&held, args[4], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
+        (after = hold(&held, args[6], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        fits(weight->shape[0] == x->shape[0] && edge->shape[1] == x->shape[1] && before->shape[0] == x->shape[1] &&
+             before->shape[1] == edge->shape[0] + 2 && after->shape[0] == before->shape[0] &&
+             after->shape[1] == before->shape[1] &&
              (!missing || (missing->shape[0] == x->shape[0] && missing->shape[1] == x->shape[1])))) {
-        add_numbers(x->buf, missing ? missing->buf : NULL, edge->buf, weight->buf, out->buf, x->shape[0], x->shape[1],
+        memset(after->buf, 0, (size_t)after->len);
+        add_numbers(x->buf, missing ? missing->buf : NULL, edge->buf, weight->buf, after->buf, x->shape[0], x->shape[1],
                     edge->shape[0]);
-        result = Py_NewRef(Py_None);
+        fade_in(before->buf, PyFloat_AsDouble(args[5]), after->buf, after->shape[0] * after->shape[1]);
+        if (!PyErr_Occurred()) result = Py_NewRef(Py_None);
     }
     release(&held);
     return result;
 }
 
-/* count_categories(category_NF, weight_N, count_FB): adds to count_FB, categories folded by its number of bins. */
+/* count_categories(category_NF, weight_N, before_FB, kept, after_FB): alike, categories folded by the number of bins. */
 static PyObject *call_count_categories(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     Held held = {.n = 0};
-    Py_buffer *category, *weight, *out;
+    Py_buffer *category, *weight, *before, *after;
     PyObject *result = NULL;
-    if (arguments(count, 3) && (category = hold(&held, args[0], 'l', 2, PyBUF_C_CONTIGUOUS)) &&
+    if (arguments(count, 5) && (category = hold(&held, args[0], 'l', 2, PyBUF_C_CONTIGUOUS)) &&
         (weight = hold(&held, args[1], 'd', 1, PyBUF_C_CONTIGUOUS)) &&
-        (out = hold(&held, args[2], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        fits(weight->shape[0] == category->shape[0] && out->shape[0] == category->shape[1] && out->shape[1] > 0)) {
-        const int64_t *value = category->buf, bins = out->shape[1];
+        (before = hold(&held, args[2], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
+        (after = hold(&held, args[4], 'd', 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        fits(weight->shape[0] == category->shape[0] && before->shape[0] == category->shape[1] &&
+             before->shape[1] > 0 && after->shape[0] == before->shape[0] && after->shape[1] == before->shape[1])) {
+        const int64_t *value = category->buf, bins = after->shape[1];
         const double *weights = weight->buf;
+        memset(after->buf, 0, (size_t)after->len);
         for (Py_ssize_t n = 0; n < category->shape[0]; n++) {
-            double *row = out->buf;
+            double *row = after->buf;
             for (Py_ssize_t f = 0; f < category->shape[1]; f++, value++, row += bins) {
                 const int64_t rest = (uint64_t)*value < (uint64_t)bins ? *value : *value % bins;
                 row[rest < 0 ? rest + bins : rest] += weights[n]; /* as numpy: never below 0 */
             }
         }
-        result = Py_NewRef(Py_None);
+        fade_in(before->buf, PyFloat_AsDouble(args[3]), after->buf, after->shape[0] * after->shape[1]);
+        if (!PyErr_Occurred()) result = Py_NewRef(Py_None);
     }
     release(&held);
     return result;

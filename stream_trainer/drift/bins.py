@@ -27,7 +27,8 @@ class NumberBins:
     >>> import numpy as np
     >>> bins = NumberBins(1)
     >>> bins.fit(np.arange(100, dtype=np.float32)[:, None], None)
-    >>> bins.count(np.array([[-1.0], [0.0], [55.0], [56.0]], dtype=np.float32), None, np.ones(4)).tolist()
+    >>> x_NF = np.array([[-1.0], [0.0], [55.0], [56.0]], dtype=np.float32)
+    >>> bins.count(x_NF, None, np.ones(4), np.zeros((1, 13))).tolist()
     [[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
     """
 
@@ -51,15 +52,22 @@ class NumberBins:
         edge_EF[0] = np.nextafter(edge_EF[0], np.float32(-np.inf))  # the least value seen is inside
         self._edge_EF = np.ascontiguousarray(edge_EF)
 
-    def count(self, x_NF: np.ndarray, missing_NF: np.ndarray | None, weight_N: np.ndarray) -> np.ndarray:
-        """(F, B) float64 sums of the weights of the records in each bin; x float32, weights float64."""
+    def count(
+        self,
+        x_NF: np.ndarray,
+        missing_NF: np.ndarray | None,
+        weight_N: np.ndarray,
+        before_FB: np.ndarray,
+        kept: float = 1.0,
+    ) -> np.ndarray:
+        """(F, B) float64: `before_FB` times `kept`, plus the weights of the records in each bin; x float32."""
         x_NF, compiled = np.ascontiguousarray(x_NF, dtype=np.float32), drift_kernel()
         if compiled is None:
-            return _count(self._code(x_NF, missing_NF), weight_N, self.n_bins)
-        count_FB = np.zeros((self.n_columns, self.n_bins))
+            return before_FB * kept + _count(self._code(x_NF, missing_NF), weight_N, self.n_bins)
+        after_FB = np.empty((self.n_columns, self.n_bins))
         missing_NF = None if missing_NF is None else np.ascontiguousarray(missing_NF)
-        compiled.count_numbers(x_NF, missing_NF, self._edge_EF, weight_N, count_FB)
-        return count_FB
+        compiled.count_numbers(x_NF, missing_NF, self._edge_EF, weight_N, before_FB, kept, after_FB)
+        return after_FB
 
     def _code(self, x_NF: np.ndarray, missing_NF: np.ndarray | None) -> np.ndarray:
         """(F, N) uint8 bin numbers."""
@@ -94,14 +102,22 @@ class CategoryBins:
     def fit(self, category_NC: np.ndarray, missing_NC: np.ndarray | None) -> None:
         """Nothing to learn: the buckets are the bins."""
 
-    def count(self, category_NC: np.ndarray, missing_NC: np.ndarray | None, weight_N: np.ndarray) -> np.ndarray:
-        """(C, B) float64 sums of weights; "absent" is a bucket like any other, so `missing_NC` is not looked at."""
+    def count(
+        self,
+        category_NC: np.ndarray,
+        missing_NC: np.ndarray | None,
+        weight_N: np.ndarray,
+        before_CB: np.ndarray,
+        kept: float = 1.0,
+    ) -> np.ndarray:
+        """(C, B) as for numbers; "absent" is a bucket like any other, so `missing_NC` is not looked at."""
         compiled = drift_kernel()
         if compiled is None:
-            return _count(category_NC.T % self.n_bins, weight_N, self.n_bins)
-        count_CB = np.zeros((self.n_columns, self.n_bins))
-        compiled.count_categories(np.ascontiguousarray(category_NC, dtype=np.int64), weight_N, count_CB)
-        return count_CB
+            return before_CB * kept + _count(category_NC.T % self.n_bins, weight_N, self.n_bins)
+        after_CB = np.empty((self.n_columns, self.n_bins))
+        category_NC = np.ascontiguousarray(category_NC, dtype=np.int64)
+        compiled.count_categories(category_NC, weight_N, before_CB, kept, after_CB)
+        return after_CB
 
     def capture(self) -> Mapping[str, np.ndarray]:
         return {}

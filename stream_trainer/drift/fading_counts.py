@@ -91,7 +91,7 @@ class FadingCounts:
         weight_N, (total, squares) = self._weights_of(n)
         kept = self._keep**n
         return Window(
-            window.count_FB * kept + self._bins.count(columns_NF, missing_NF, weight_N),
+            self._bins.count(columns_NF, missing_NF, weight_N, window.count_FB, kept),
             window.weight * kept + total,
             window.weight_squares * kept**2 + squares,
         )

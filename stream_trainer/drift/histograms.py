@@ -102,9 +102,11 @@ class Histograms:
             part = slice(start, start + min(len(columns_NF) - start, self._next_mark() - self._n_seen))
             self._learn_reference(columns_NF[part], None if missing_NF is None else missing_NF[part])
             start = part.stop
-        if start < len(columns_NF):
-            self._n_seen += len(columns_NF) - start
-            self._recent.add(columns_NF[start:], None if missing_NF is None else missing_NF[start:])
+        if start:  # hardly ever: most batches come after the reference
+            columns_NF, missing_NF = columns_NF[start:], None if missing_NF is None else missing_NF[start:]
+        if len(columns_NF):
+            self._n_seen += len(columns_NF)
+            self._recent.add(columns_NF, missing_NF)
 
     def nothing_new(self, told_F: np.ndarray) -> bool:
         """Whether it is proven that no column is beyond its threshold but those that were told, and that none of these
@@ -114,6 +116,7 @@ class Histograms:
         if compiled is None:
             return False
         recent, unit = self._recent.now(), self._unit()
+        size = recent.size
         proven: bool = compiled.nothing_new(
             self._distance_name,
             recent.count_FB,
@@ -121,10 +124,10 @@ class Histograms:
             unit.chance_F,
             unit.beyond_F,
             told_F,
-            recent.size / recent.weight if recent.weight else 0.0,
+            size / recent.weight if recent.weight else 0.0,
             _PSEUDO_COUNT,
-            recent.size + _PSEUDO_COUNT * self._shape[1],
-            self._v(recent.size) ** self._distance.power,
+            size + _PSEUDO_COUNT * self._shape[1],
+            self._v(size) ** self._distance.power,
             self._effect_min,
         )
         return proven
@@ -210,7 +213,8 @@ class Histograms:
             columns_NF, missing_NF = joined(self._early)
             self._early = []
             self.bins.fit(columns_NF, missing_NF)
-        self._reference_FB += self.bins.count(columns_NF, missing_NF, np.ones(len(columns_NF)))
+        every_N = np.ones(len(columns_NF))
+        self._reference_FB = self.bins.count(columns_NF, missing_NF, every_N, self._reference_FB)
         self._recent.add(columns_NF, missing_NF)
         self._recent.count()
         if self._n_seen % max(options.reference_records // _SNAPSHOTS, 1) == 0 or self.is_ready:

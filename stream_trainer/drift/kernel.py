@@ -4,4 +4,4 @@ from stream_trainer.compiled import CompiledPart
 
 __all__ = ["drift_kernel"]
 
-drift_kernel = CompiledPart("stream_trainer.drift._kernel", calls=2)
+drift_kernel = CompiledPart("stream_trainer.drift._kernel", calls=3)

@@ -181,10 +181,10 @@ def test_columns_at_rest_are_not_left_to_numpy(compiled, monkeypatch):
 def test_categories_below_zero_are_folded_as_numpy_folds_them(compiled):
     """They should not come. If they do, the kernel must not write in front of its table."""
     category_NC, weight_N = np.array([[-1], [-7], [5], [2**62]]), np.arange(1.0, 5.0)
-    found = CategoryBins((3,)).count(category_NC, None, weight_N)
+    found = CategoryBins((3,)).count(category_NC, None, weight_N, np.ones((1, 3)), 0.3)
     use_compiled_parts(False)
 
-    assert CategoryBins((3,)).count(category_NC, None, weight_N).tolist() == found.tolist()
+    assert CategoryBins((3,)).count(category_NC, None, weight_N, np.ones((1, 3)), 0.3).tolist() == found.tolist()
 
 
 def test_arrays_of_another_kind_are_refused(compiled):
@@ -192,16 +192,16 @@ def test_arrays_of_another_kind_are_refused(compiled):
     x_NF, edge_EF, weight_N = np.zeros((4, 2), np.float32), np.zeros((11, 2), np.float32), np.ones(4)
     count_FB = np.zeros((2, 13))
     with pytest.raises(TypeError, match="expected an array of type f and 2 dimensions, got type d"):
-        compiled.count_numbers(x_NF.astype(float), None, edge_EF, weight_N, count_FB)
+        compiled.count_numbers(x_NF.astype(float), None, edge_EF, weight_N, count_FB, 1.0, count_FB)
     with pytest.raises(ValueError, match="do not belong together"):
-        compiled.count_numbers(x_NF, None, edge_EF, weight_N[:3], count_FB)
+        compiled.count_numbers(x_NF, None, edge_EF, weight_N[:3], count_FB, 1.0, count_FB)
     with pytest.raises(ValueError, match="do not belong together"):
-        compiled.count_categories(np.zeros((4, 3), np.int64), weight_N, count_FB)
-    with pytest.raises(TypeError, match="expected 5 arguments, got 1"):
+        compiled.count_categories(np.zeros((4, 3), np.int64), weight_N, count_FB, 1.0, count_FB)
+    with pytest.raises(TypeError, match="expected 7 arguments, got 1"):
         compiled.count_numbers(x_NF)
     count_FB.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        compiled.count_numbers(x_NF, None, edge_EF, weight_N, count_FB)
+        compiled.count_numbers(x_NF, None, edge_EF, weight_N, count_FB, 1.0, count_FB)
     with pytest.raises(ValueError, match="do not belong together"):
         compiled.pass_calm(np.zeros((4, 3)), 4, np.zeros(32), 0, np.zeros(5), 1.0, 0, 32, 8, 1e6, 0.0, 2)
 
@@ -212,9 +212,9 @@ def test_no_number_is_lost_between_odd_columns(compiled):
         x_NF = np.random.default_rng(n_columns).standard_normal((300, n_columns)).astype(np.float32)
         bins = NumberBins(n_columns)
         bins.fit(x_NF[:200], None)
-        found = bins.count(x_NF, None, np.ones(300))
+        found = bins.count(x_NF, None, np.ones(300), np.zeros((n_columns, 13)))
         use_compiled_parts(False)
-        expected = bins.count(x_NF, None, np.ones(300))
+        expected = bins.count(x_NF, None, np.ones(300), np.zeros((n_columns, 13)))
         use_compiled_parts(True)
 
         assert 300 * n_columns == found.sum()
