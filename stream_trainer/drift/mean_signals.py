@@ -82,7 +82,10 @@ class ConfidenceSignal(_MeanSignal):
     """How sure one model is of its classes; told as doubt, 1 - the largest probability, so that up is worse.
 
     Needs no labels. A mean and not a histogram against a frozen reference: a network is unsure when it is young, and
-    what it was then is nothing to come back to. A detector's window moves along.
+    what it was then is nothing to come back to. Of the detectors take `own_past`: a network that learns is never
+    equally sure for long, and a test for any change of the mean tells that, too. It finds a world that was relabelled
+    or turned round; a mean that moved or a class that became frequent is seen by the features and labels, hardly here
+    (tests/benchmarks/drift_label_free_*.md).
 
     >>> from stream_trainer.drift.adwin import WeightedAdwin
     >>> signal = ConfidenceSignal("mlp", WeightedAdwin())

@@ -5,7 +5,8 @@ remembered ones. Its logarithm is taken on a grid of 1,024 records, after the ba
 told when it is beyond mean + max(`sigmas` spreads, ln `ratio_min`), both of that layer's past looks, which fade. What
 is beyond enters the past as the threshold: a drift must not make the next one invisible, and a layer that never comes
 back becomes usual. Told once, and again only after it came back half-way. Needs no labels, and sees what the network
-sees: a change of inputs that it ignores does not show.
+sees: a change of inputs that it ignores does not show, and neither do labels that mean something else from now on.
+Measured for false alarms and power: tests/benchmarks/drift_label_free_*.md.
 Not here: the numbers themselves (norms/), and layers without moments: they have nothing to leave.
 """
 
@@ -29,7 +30,7 @@ class NormSignalOptions:
     """From where on a layer is said to have moved."""
 
     sigmas: float = 6.0  # of the logarithm, whose tails are a little heavier than a normal's
-    ratio_min: float = 4.0  # of strain to its usual: a network that learns moves its own activations by twice
+    ratio_min: float = 4.0  # of strain to its usual; 2 sees half of the single means that move by one spread, too
     half_life_records: int = 16_384  # of mean and spread: looks weigh as 46, so the spread is known to a tenth
     warmup_records: int = 8_192  # a network in its first records changes more than any stream
 

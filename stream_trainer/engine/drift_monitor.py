@@ -39,7 +39,7 @@ class DriftOptions:
     features: Choice = "psi"  # a distance of each feature's recent values from a frozen reference, or none
     predictions: bool = False  # shares of what each model predicts; needs no labels
     labels: bool = False  # shares of what is true
-    confidence: Choice = "none"  # a detector on how unsure each model is of its classes; needs no labels
+    confidence: Choice = "none"  # a detector, best own_past, on how unsure each model is of its classes; no labels
     norms: Choice = "none"  # strain: of each normalisation layer against what is usual for it; exported either way
     reaction: Choice = "alert"  # none: metrics only; alert: a line in the log too; boost, race: see reaction.py
 
