@@ -1,8 +1,9 @@
 """What a norm layer costs: forward + backward, as a ratio to torch's BatchNorm in the same process.
 
 Run: OMP_NUM_THREADS=2 python tests/benchmarks/bench_norm_speed.py [--threads 2] [name ...]
-All layers take turns within each round, so that a busy neighbour slows them alike; a number is the median over rounds.
-With one thread it is CPU time, with more the time that passes. A batch of one has no BatchNorm to compare with (it
+All layers take turns within each round, so that a busy neighbour slows them alike. With one thread a number is CPU
+time, the median over rounds; with more it is the time that passes, and of ten times as many rounds of single passes the
+lower twentieth: on a busy machine only those had both cores. A batch of one has no BatchNorm to compare with (it
 refuses): there the ratio is to BatchNorm at n = 2. `NAME (torch)`: the layer without its compiled kernel; `NAME
 (formula)`: its formula in plain torch operations, differentiated by autograd. Beside each table: what is kept for
 backward, in bytes over BatchNorm's; and at the end the share of the norms in a training step of a small ResNet.
@@ -25,6 +26,7 @@ SHAPES = [(1, 256), (2, 256), (4, 256), (16, 256), (64, 256), (256, 256), (1024,
 ROUNDS, SECONDS_PER_TURN = 41, 0.004
 KERNEL = kernel_in_use()
 FUSED = ("batch_renorm", "adaptive_batch_renorm")
+WITH_FORMULA = (*FUSED, "sync", "online")
 
 
 class Formula(nn.Module):
@@ -55,6 +57,33 @@ class Formula(nn.Module):
         return self.weight.view(view) * xhat + self.bias.view(view)
 
 
+class OnlineFormula(nn.Module):
+    """One record after another, forward; autograd sees through all of it, and there is no control of the gradient."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes, view, ys = tuple(range(1, x.dim() - 1)), (-1, *[1] * (x.dim() - 2)), []
+        for record in x:
+            xhat = ((record - self.mean.view(view)) / (self.var + 1e-5).sqrt().view(view)).clamp(-5, 5)
+            ys.append(self.weight.view(view) * xhat + self.bias.view(view))
+            with torch.no_grad():
+                mean = record.mean(axes) if axes else record
+                within = record.var(axes, correction=0) if axes else 0.0
+                self.var += 0.001 * (within + 0.999 * (mean - self.mean).square() - self.var)
+                self.mean += 0.001 * (mean - self.mean)
+        return torch.stack(ys)
+
+
+def formula_of(name: str, channels: int) -> nn.Module:
+    adaptive = name == "adaptive_batch_renorm"
+    return OnlineFormula(channels) if name == "online" else Formula(channels, 1 + adaptive, adaptive)
+
+
 def pass_of(layer: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(shape, generator=generator, requires_grad=True)
@@ -82,11 +111,10 @@ def layers(shape: tuple[int, ...], names: list[str]) -> dict[str, tuple[str, nn.
     found = {"torch BatchNorm": (KERNEL, (nn.BatchNorm1d, nn.BatchNorm2d)[dims - 1](channels))}
     for name in names:
         found[name] = (KERNEL, build_norm(name, channels, dims=dims))
-        if name in FUSED:
-            adaptive = name == "adaptive_batch_renorm"
+        if name in WITH_FORMULA:
             if KERNEL != "off":
                 found[f"{name} (torch)"] = ("off", build_norm(name, channels, dims=dims))
-            found[f"{name} (formula)"] = (KERNEL, Formula(channels, 1 + adaptive, adaptive))
+            found[f"{name} (formula)"] = (KERNEL, formula_of(name, channels))
     return found
 
 
@@ -168,22 +196,24 @@ def resnet_steps(records: int) -> dict[str, Callable[[], None]]:
 
 
 def microseconds(passes: dict[str, Callable[[], None]], clock: Callable[[], float]) -> dict[str, float]:
+    alone = clock is time.process_time
     repeats = {}
     for name, run in passes.items():
         run()
         start = clock()
         for _ in range(3):
             run()
-        repeats[name] = max(1, int(SECONDS_PER_TURN / max(1e-6, (clock() - start) / 3)))
+        repeats[name] = max(1, int(SECONDS_PER_TURN / max(1e-6, (clock() - start) / 3))) if alone else 1
     rounds: dict[str, list[float]] = {name: [] for name in passes}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if alone else 10 * ROUNDS):
         for name, run in passes.items():
             run()  # its own data into the caches, its own path chosen
             start = clock()
             for _ in range(repeats[name]):
                 run()
             rounds[name].append((clock() - start) / repeats[name] * 1e6)
-    return {name: statistics.median(times) for name, times in rounds.items()}
+    pick = statistics.median if alone else (lambda times: statistics.quantiles(times, n=20)[0])
+    return {name: pick(times) for name, times in rounds.items()}
 
 
 def main() -> None:
@@ -209,7 +239,7 @@ def main() -> None:
         kept = {name: kept_bytes(found[name], shape_for(name, shape)) for name in found if "(torch)" not in name}
         base = kept.pop("torch BatchNorm")
         print(f"{'×'.join(map(str, shape))}:", ", ".join(f"{name} {size / base:.2f}" for name, size in kept.items()))
-    for records in (8, 32):
+    for records in (8, 32) if options.threads == 1 else ():
         times = microseconds(resnet_steps(records), clock)
         bare = times["no norms"]
         shares = [f"{name} {1 - bare / time_us:.0%}" for name, time_us in times.items() if name != "no norms"]

@@ -51,6 +51,7 @@ def assert_same_state(expected, layer):
         assert torch.equal(expected[name], value), name
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize(("name", "kind"), CASES)
 @pytest.mark.parametrize("n", [2, 7])
 def test_any_small_batch_gives_finite_outputs_and_gradients_of_its_shape(name, kind, n):
@@ -67,6 +68,7 @@ def test_any_small_batch_gives_finite_outputs_and_gradients_of_its_shape(name, k
     assert all(torch.isfinite(value).all() for value in layer.state_dict().values())
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case != ("batch", "dense")])
 def test_a_batch_of_one_gives_gradient_where_the_table_says_so(name, kind):
     """Quiet streams deliver single records for hours: what they teach the lower layers must be known."""
@@ -77,6 +79,23 @@ def test_a_batch_of_one_gives_gradient_where_the_table_says_so(name, kind):
     assert torch.isfinite(x.grad).all()
     reaches_lower_layers = not (name in GIVES_NO_GRADIENT_AT_ONE and kind == "dense")
     assert reaches_lower_layers == bool(x.grad.abs().max() > 1e-4)
+
+
+@pytest.mark.usefixtures("both_paths")
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in ("dense", "image")])
+@pytest.mark.parametrize("n", [3, 64])
+def test_no_gradient_is_silently_zero(name, kind, n):
+    """Of a batch that is not constant every record and every channel teaches, input and affine part alike.
+
+    From three records on: of two a dense batch norm leaves hardly more than signs, and a gradient of order eps."""
+    layer = trained(name, kind)
+    x = batch_of(n, kind, 9).requires_grad_()
+    (layer(x) * torch.randn(x.shape, generator=seeded(3))).sum().backward()
+
+    assert bool((x.grad.flatten(2).abs().sum((1, 2)) if x.dim() > 2 else x.grad.abs().sum(1)).gt(1e-6).all())
+    assert bool((x.grad.transpose(0, 1).flatten(1).abs().sum(1) > 1e-6).all())
+    assert all(bool((parameter.grad.abs() > 0).all()) for parameter in layer.parameters() if parameter.grad is not None)
+    assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
 def test_batch_refuses_a_single_value_per_channel_and_names_the_way_out():
@@ -92,6 +111,7 @@ def test_batch_refuses_a_single_value_per_channel_and_names_the_way_out():
     assert (1, C) == tuple(built("batch").eval()(batch_of(1)).shape)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_an_empty_batch_is_a_no_op(name, kind, training):
@@ -106,6 +126,7 @@ def test_an_empty_batch_is_a_no_op(name, kind, training):
     assert_same_state(before, layer)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_eval_moves_nothing_and_treats_each_record_by_itself(name, kind):
     """Prediction comes before learning; were it to leave a trace, the score would not be honest."""
@@ -120,6 +141,7 @@ def test_eval_moves_nothing_and_treats_each_record_by_itself(name, kind):
     torch.testing.assert_close(one_by_one, y.detach(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in ("dense", "image")])
@@ -140,6 +162,7 @@ def test_narrow_inputs_are_normalised_in_float32(name, kind, dtype, autocast):
         assert torch.equal(value, narrow.state_dict()[key]) or key in ("u", "v", "control")  # moved in backward
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("name", sorted(NORMS))
 def test_a_model_cast_to_bfloat16_keeps_its_norms_in_float32(name):
     """`model.bfloat16()` would stop moments and gains from moving in small steps."""
@@ -150,6 +173,7 @@ def test_a_model_cast_to_bfloat16_keeps_its_norms_in_float32(name):
     assert all(tensor.dtype is not torch.bfloat16 for tensor in layer.state_dict().values())
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", sorted(NORMS))
 def test_memory_layout_does_not_matter(name, training):
@@ -173,6 +197,7 @@ def test_memory_layout_does_not_matter(name, training):
         torch.testing.assert_close(state, results[0][2], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_constant_and_huge_inputs_stay_finite(name, kind):
     """A sensor that hangs, and one that explodes."""
@@ -186,6 +211,7 @@ def test_constant_and_huge_inputs_stay_finite(name, kind):
     assert all(torch.isfinite(value).all() for value in layer.state_dict().values())
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("name", sorted(NORMS))
 def test_state_survives_a_round_trip_through_a_file_and_learning_goes_on_bit_for_bit(name, tmp_path):
     """Checkpoints: a restored twin must not differ in a single bit after the next batches."""
@@ -213,6 +239,7 @@ def test_a_state_file_of_the_first_release_loads_for_ever(name):
     torch.testing.assert_close(layer(golden["x"]), golden["y"])
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("name", sorted(NORMS))
 def test_a_deep_copy_is_a_twin_that_shares_nothing(name):
     """The race of a drift reaction learns on copies."""
@@ -226,6 +253,7 @@ def test_a_deep_copy_is_a_twin_that_shares_nothing(name):
     assert_same_state(before, layer)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("name", STATEFUL)
 def test_training_moves_the_memory(name):
     """Guards all tests above against a layer that never learns."""
@@ -287,6 +315,7 @@ def test_unknown_names_and_options_are_answered_with_the_known_ones():
         build_norm("layer", 4, eps=0)
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("name", sorted(name for name in NORMS if name != "none"))
 def test_it_learns_inside_a_network(name):
     """Forward, backward and optimiser together, in batches of uneven size, lower the loss."""

@@ -143,6 +143,7 @@ def test_inside_distributed_data_parallel_with_the_gather_of_torch(one_process_g
     assert torch.isfinite(net[0].weight.grad).all()
 
 
+@pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("name", sorted(set(NORMS) - {"batch", "sync"}))
 def test_every_norm_learns_inside_distributed_data_parallel(one_process_group, name):
     """The wrapper broadcasts buffers before each forward pass: with one process it must change nothing."""
