@@ -3,9 +3,7 @@
    to Python. Called by fused.py alone, after kernel.py has asked `takes`: the tensors are then float32, on the CPU,
    contiguous and of the right shape, and their addresses are believed. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
+#include "_arguments.h"
 #include "_passes.h"
 #include "_threads.h"
 
@@ -57,75 +55,16 @@ COMPILE(avx2, __attribute__((target("avx2,fma"))))
 
 static const Path *path = &path_portable;
 
-/* ------------------------------------------------------------ what comes from Python */
+/* ------------------------------------------------------------ the calls */
 
-/* Looked up once, when the module is made; torch's by `introduce`. */
-static PyObject *data_ptr, *dtype, *is_cpu, *is_contiguous, *mean, *var, *weight, *n_records;
+/* torch's, by `introduce`. */
 static PyObject *tensor_type, *float32, *increment_version, *get_num_threads;
 static int has_openmp;
-
-/* The arguments of a call, taken one after another. The first that does not fit sets the error; go on, and ask at the end. */
-typedef struct {
-    PyObject *const *next;
-    int failed;
-} Arguments;
-
-static double number(Arguments *a) {
-    double value = a->failed ? 0 : PyFloat_AsDouble(*a->next++);
-    a->failed |= value == -1 && PyErr_Occurred();
-    return value;
-}
-
-static int truth(Arguments *a) {
-    int value = a->failed ? 0 : PyObject_IsTrue(*a->next++);
-    a->failed |= value < 0;
-    return value;
-}
-
-/* Address of a tensor's first value; of None, or of no tensor at all, 0. */
-static void *address_of(PyObject *tensor, int *failed) {
-    if (*failed || !tensor || tensor == Py_None) return NULL;
-    PyObject *value = PyObject_CallMethodNoArgs(tensor, data_ptr);
-    void *address = value ? PyLong_AsVoidPtr(value) : NULL;
-    Py_XDECREF(value);
-    *failed |= PyErr_Occurred() != NULL;
-    return address;
-}
-
-static void *address(Arguments *a) { return a->failed ? NULL : address_of(*a->next++, &a->failed); }
-
-/* A torch.Size: records, channels, and any number of axes of positions. */
-static Shape shape(Arguments *a) {
-    Shape s = {1, 1, 1};
-    if (a->failed) return s;
-    PyObject *size = *a->next++;
-    if (!PyTuple_Check(size) || PyTuple_GET_SIZE(size) < 2) {
-        PyErr_SetString(PyExc_TypeError, "expected the shape of a batch");
-        a->failed = 1;
-        return s;
-    }
-    s.n = PyLong_AsSsize_t(PyTuple_GET_ITEM(size, 0));
-    s.c = PyLong_AsSsize_t(PyTuple_GET_ITEM(size, 1));
-    for (Py_ssize_t i = 2; i < PyTuple_GET_SIZE(size); i++) s.p *= PyLong_AsSsize_t(PyTuple_GET_ITEM(size, i));
-    a->failed |= PyErr_Occurred() != NULL;
-    return s;
-}
-
-/* A tuple of numbers, one for each horizon. */
-static void per_horizon(Arguments *a, double *values) {
-    if (a->failed) return;
-    PyObject *tuple = *a->next++;
-    for (Py_ssize_t h = 0; h < HORIZONS_MAX && h < PyTuple_GET_SIZE(tuple); h++)
-        values[h] = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, h));
-    a->failed |= PyErr_Occurred() != NULL;
-}
 
 static int expects(Py_ssize_t count, Py_ssize_t expected) {
     if (count != expected) PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, count);
     return count == expected;
 }
-
-/* ------------------------------------------------------------ the calls */
 
 /* How many threads torch would take for a batch of this size; -1 on an error. */
 static long threads_for(ptrdiff_t values) {
@@ -369,17 +308,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, methods};
 
 PyMODINIT_FUNC PyInit__kernel(void) {
-#define NAME(word) \
-    if (!(word = PyUnicode_InternFromString(#word))) return NULL
-    NAME(data_ptr);
-    NAME(dtype);
-    NAME(is_cpu);
-    NAME(is_contiguous);
-    NAME(mean);
-    NAME(var);
-    NAME(weight);
-    NAME(n_records);
-#undef NAME
+    if (intern_names() < 0) return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module && PyModule_AddIntConstant(module, "CALLS", CALLS) < 0) Py_CLEAR(module);
     return module;

@@ -9,7 +9,7 @@
 #include <dlfcn.h>
 #endif
 
-#include "_sweeps.h"
+#include "_team.h"
 
 /* What compilers call for `#pragma omp parallel` and `barrier`, and two functions of OpenMP's own. */
 static struct {

@@ -1,0 +1,256 @@
+/* The first sweep over a batch: the mean and 1/std of each record, and decay-weighted moments of each channel.
+
+   Statistics are sums in float32 over at most BLOCK records or CHUNK values, about a value from their middle, merged in
+   double: no cut of the stream shows. */
+
+#ifndef STREAM_TRAINER_MOMENTS_H
+#define STREAM_TRAINER_MOMENTS_H
+
+#include <math.h>
+#include <string.h>
+
+#include "_team.h"
+
+/* Decay-weighted moments of a batch, one row of channels for each horizon; the last counts every record alike. */
+typedef struct {
+    double weight[HORIZONS_MAX + 1];
+    double *mean, *scatter; /* (rows, c); scatter ends as variance */
+} Moments;
+
+/* What a forward or backward pass needs for itself while it runs: two blocks of u and its variance, the rows of sums. */
+#define SUM_ROWS (2 * (HORIZONS_MAX + 1) + 1)
+static size_t work_floats(Shape s) { return (size_t)(2 * BLOCK + SUM_ROWS) * s.c; }
+
+/* Four sums side by side: each addition need not wait for the one before it. */
+SWEEP float sum_of(const float *restrict x, ptrdiff_t count) {
+    const ptrdiff_t part = count / 4;
+    const float *restrict x_1 = x + part, *restrict x_2 = x_1 + part, *restrict x_3 = x_2 + part;
+    float sum = 0, sum_1 = 0, sum_2 = 0, sum_3 = 0;
+#pragma omp simd reduction(+ : sum, sum_1, sum_2, sum_3)
+    for (ptrdiff_t i = 0; i < part; i++) {
+        sum += x[i];
+        sum_1 += x_1[i];
+        sum_2 += x_2[i];
+        sum_3 += x_3[i];
+    }
+    for (ptrdiff_t i = 4 * part; i < count; i++) sum += x[i];
+    return (sum + sum_1) + (sum_2 + sum_3);
+}
+
+SWEEP float mean_of(const float *restrict x, ptrdiff_t count) {
+    double total = 0;
+    for (ptrdiff_t from = 0; from < count; from += CHUNK)
+        total += sum_of(x + from, from + CHUNK < count ? CHUNK : count - from);
+    return (float)(total / count);
+}
+
+/* Biased variance; the mean is known to float32 only, and what it is off by is taken out again. */
+SWEEP double variance_about(const float *restrict x, ptrdiff_t count, float mean) {
+    double off = 0, squares = 0;
+    for (ptrdiff_t from = 0; from < count; from += CHUNK) {
+        const ptrdiff_t here = from + CHUNK < count ? CHUNK : count - from, part = here / 2;
+        const float *restrict a = x + from, *restrict b = a + part;
+        float sum = 0, sum2 = 0, sum_b = 0, sum2_b = 0;
+#pragma omp simd reduction(+ : sum, sum2, sum_b, sum2_b)
+        for (ptrdiff_t i = 0; i < part; i++) {
+            float d = a[i] - mean, d_b = b[i] - mean;
+            sum += d;
+            sum2 += d * d;
+            sum_b += d_b;
+            sum2_b += d_b * d_b;
+        }
+        if (here % 2) {
+            float d = a[here - 1] - mean;
+            sum += d;
+            sum2 += d * d;
+        }
+        off += sum + sum_b;
+        squares += sum2 + sum2_b;
+    }
+    return (squares - off * off / count) / count;
+}
+
+SWEEP void set_record(float *record, double mean, double var, double eps) {
+    record[0] = (float)mean;
+    record[1] = (float)(1 / sqrt(var + eps));
+}
+
+/* Mean and 1/std of one dense record. */
+SWEEP void measure_record(const float *restrict x, ptrdiff_t c, double eps, float *restrict record) {
+    float mean = mean_of(x, c);
+    set_record(record, mean, variance_about(x, c, mean), eps);
+}
+
+/* u of some channels of one dense record. */
+SWEEP void normalise_record(const float *restrict x, ptrdiff_t count, const float *restrict record, float *restrict u) {
+    const float mean = record[0], inverse = record[1];
+    for (ptrdiff_t i = 0; i < count; i++) u[i] = (x[i] - mean) * inverse;
+}
+
+/* Mean and variance of u over the positions of each channel of one record. */
+SWEEP void reduce_record(const float *restrict x, Shape s, double eps, float *restrict record, float *restrict mean,
+                         float *restrict var) {
+    for (ptrdiff_t c = 0; c < s.c; c++) {
+        mean[c] = mean_of(x + c * s.p, s.p);
+        var[c] = (float)variance_about(x + c * s.p, s.p, mean[c]);
+    }
+    if (!record) return;
+    float centre = mean_of(mean, s.c);
+    double within = mean_of(var, s.c), between = variance_about(mean, s.c, centre);
+    set_record(record, centre, within + between, eps);
+    float inverse = record[1];
+    for (ptrdiff_t c = 0; c < s.c; c++) {
+        mean[c] = (mean[c] - centre) * inverse;
+        var[c] *= inverse * inverse;
+    }
+}
+
+/* Add one record to the weighted sums of d = u - centre and of d^2 (+ var_u): two rows of sums for each horizon, and two
+   that count every record alike. */
+SWEEP void add_record(const float *restrict u, const float *restrict var_u, const float *restrict centre, ptrdiff_t c,
+                      const float *share, const int horizons, float *restrict sum_1,
+                      float *restrict squares_1, float *restrict sum_2, float *restrict squares_2,
+                      float *restrict sum, float *restrict squares) {
+    const float share_1 = share[0], share_2 = share[1];
+    for (ptrdiff_t i = 0; i < c; i++) {
+        float d = u[i] - centre[i], d2 = d * d;
+        if (var_u) d2 += var_u[i];
+        sum_1[i] += share_1 * d;
+        squares_1[i] += share_1 * d2;
+        if (horizons == 2) {
+            sum_2[i] += share_2 * d;
+            squares_2[i] += share_2 * d2;
+        }
+        sum[i] += d;
+        squares[i] += d2;
+    }
+}
+
+/* Four records at once, `next` apart: each sum is read and written once for all. share: (4, HORIZONS_MAX). */
+SWEEP void add_records(const float *restrict u, ptrdiff_t next, const float *restrict var_u,
+                       const float *restrict centre, ptrdiff_t c, const float *share, const int horizons, float *restrict sum_1,
+                       float *restrict squares_1, float *restrict sum_2, float *restrict squares_2,
+                       float *restrict sum, float *restrict squares) {
+    const float a_1 = share[0], a_2 = share[2], a_3 = share[4], a_4 = share[6];
+    const float b_1 = share[1], b_2 = share[3], b_3 = share[5], b_4 = share[7];
+    for (ptrdiff_t i = 0; i < c; i++) {
+        const float middle = centre[i];
+        float d_1 = u[i] - middle, d_2 = u[next + i] - middle, d_3 = u[2 * next + i] - middle, d_4 = u[3 * next + i] - middle;
+        float s_1 = d_1 * d_1, s_2 = d_2 * d_2, s_3 = d_3 * d_3, s_4 = d_4 * d_4;
+        if (var_u) {
+            s_1 += var_u[i];
+            s_2 += var_u[next + i];
+            s_3 += var_u[2 * next + i];
+            s_4 += var_u[3 * next + i];
+        }
+        sum_1[i] += (a_1 * d_1 + a_2 * d_2) + (a_3 * d_3 + a_4 * d_4);
+        squares_1[i] += (a_1 * s_1 + a_2 * s_2) + (a_3 * s_3 + a_4 * s_4);
+        if (horizons == 2) {
+            sum_2[i] += (b_1 * d_1 + b_2 * d_2) + (b_3 * d_3 + b_4 * d_4);
+            squares_2[i] += (b_1 * s_1 + b_2 * s_2) + (b_3 * s_3 + b_4 * s_4);
+        }
+        sum[i] += (d_1 + d_2) + (d_3 + d_4);
+        squares[i] += (s_1 + s_2) + (s_3 + s_4);
+    }
+}
+
+/* Take some channels of up to BLOCK records, `next` apart, into the moments. share: of the first of them, a row of n for
+   each horizon. */
+SWEEP void merge_block(const float *restrict u, ptrdiff_t next, const float *restrict var_u, ptrdiff_t records, Shape s,
+                       Part channels, const float *restrict share, const int horizons, float *restrict work,
+                       Moments *moments) {
+    const ptrdiff_t c = channels.to - channels.from;
+    float *restrict centre = work, *restrict sums = work + c, share_of[BLOCK][HORIZONS_MAX];
+    double weight[HORIZONS_MAX + 1] = {[1] = 0};
+    for (ptrdiff_t r = 0; r < records; r++)
+        for (int h = 0; h < horizons; h++) {
+            float of_record = share[h * s.n + r];
+            /* arithmetic with denormals is a hundred times slower */
+            weight[h] += share_of[r][h] = of_record < 1e-30f ? 0 : of_record;
+        }
+    weight[horizons] = (double)records;
+    memset(work, 0, sizeof(float) * c * (1 + 2 * (horizons + 1)));
+    /* From the first record, not from 0: a constant channel is then constant to the last bit. */
+    for (ptrdiff_t r = 1, rows; r < records; r += rows) {
+        const float *restrict u_1 = u + r * next, *restrict u_2 = u_1 + next, *restrict u_3 = u_2 + next;
+        rows = r + 3 <= records ? 3 : 1;
+        if (rows == 3)
+            for (ptrdiff_t i = 0; i < c; i++) centre[i] = ((centre[i] + (u_1[i] - u[i])) + (u_2[i] - u[i])) + (u_3[i] - u[i]);
+        else
+            for (ptrdiff_t i = 0; i < c; i++) centre[i] += u_1[i] - u[i];
+    }
+    for (ptrdiff_t i = 0; i < c; i++) centre[i] = u[i] + centre[i] * (1.0f / records);
+
+    float *alike = sums + 2 * horizons * c;
+    for (ptrdiff_t r = 0, rows; r < records; r += rows) {
+        rows = r + 4 <= records ? 4 : 1;
+        const float *u_r = u + r * next, *var_r = var_u ? var_u + r * next : NULL, *share_r = share_of[r];
+#define SUMS centre, c, share_r, horizons, sums, sums + c, sums + 2 * c, sums + 3 * c, alike, alike + c
+        if (rows == 4 && var_u)
+            add_records(u_r, next, var_r, SUMS);
+        else if (rows == 4)
+            add_records(u_r, next, NULL, SUMS);
+        else if (var_u)
+            add_record(u_r, var_r, SUMS);
+        else
+            add_record(u_r, NULL, SUMS);
+#undef SUMS
+    }
+    for (int h = 0; h <= horizons; h++) {
+        if (weight[h] == 0) continue; /* forgotten within the batch */
+        const float *restrict sum = sums + 2 * h * c, *restrict sum2 = sum + c;
+        double *restrict mean = moments->mean + h * s.c + channels.from;
+        double *restrict scatter = moments->scatter + h * s.c + channels.from;
+        double before = moments->weight[h], part = weight[h] / (before + weight[h]), inverse = 1 / weight[h];
+        for (ptrdiff_t i = 0; i < c; i++) {
+            double off = sum[i] * inverse, step = centre[i] + off - mean[i];
+            mean[i] += step * part;
+            scatter[i] += sum2[i] - sum[i] * off + step * step * before * part;
+        }
+        moments->weight[h] = before + weight[h];
+    }
+}
+
+/* Sweep 1: record[n][2] (or NULL) and the moments of u. `moments` comes with zeros; each thread fills its channels. */
+SWEEP void measure(const float *restrict x, Shape s, double eps, float *record, const float *share, const int horizons,
+                   float *restrict work, Moments *moments, Team team) {
+    const Part mine = channels_of(s, team);
+    const ptrdiff_t width = mine.to - mine.from;
+    float *rest = work + 2 * BLOCK * s.c + SUM_ROWS * mine.from;
+    if (s.p == 1 && record && team.ranks > 1) {
+        const Part records = part_of(s.n, 1, team);
+        for (ptrdiff_t r = records.from; r < records.to; r++) measure_record(x + r * s.c, s.c, eps, record + 2 * r);
+        meet(team);
+    }
+    for (ptrdiff_t from = 0; from < s.n; from += BLOCK) {
+        const ptrdiff_t records = s.n - from < BLOCK ? s.n - from : BLOCK;
+        const float *x_block = x + from * s.c * s.p;
+        if (s.p > 1) {
+            float *means = work, *vars = work + BLOCK * s.c;
+            const Part part = part_of(records, 1, team);
+            for (ptrdiff_t r = part.from; r < part.to; r++)
+                reduce_record(x_block + r * s.c * s.p, s, eps, record ? record + 2 * (from + r) : NULL, means + r * s.c,
+                              vars + r * s.c);
+            meet(team);
+            merge_block(means + mine.from, s.c, vars + mine.from, records, s, mine, share + from, horizons, rest, moments);
+            meet(team); /* before the next block takes its place */
+        } else if (record) {
+            float *u = work + BLOCK * mine.from;
+            for (ptrdiff_t r = 0; r < records; r++) {
+                float *of_record = record + 2 * (from + r);
+                if (team.ranks == 1) measure_record(x_block + r * s.c, s.c, eps, of_record);
+                normalise_record(x_block + r * s.c + mine.from, width, of_record, u + r * width);
+            }
+            merge_block(u, width, NULL, records, s, mine, share + from, horizons, rest, moments);
+        } else {
+            merge_block(x_block + mine.from, s.c, NULL, records, s, mine, share + from, horizons, rest, moments);
+        }
+    }
+    for (int h = 0; h <= horizons; h++)
+        for (ptrdiff_t i = mine.from; i < mine.to; i++) {
+            double var = moments->scatter[h * s.c + i] / moments->weight[h];
+            moments->scatter[h * s.c + i] = var < 0 ? 0 : var; /* this way round a nan stays a nan */
+        }
+}
+
+#endif
