@@ -98,7 +98,8 @@ class DeadLetters(Protocol):
 
     def write(self, rejects: Sequence[Reject]) -> None: ...
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Raises: DeadLettersWait: not now, ask again later; StreamTrainerError: never."""
 
     def close(self) -> None: ...
 

@@ -10,6 +10,7 @@ __all__ = [
     "ConfigError",
     "CorruptCheckpoint",
     "DataLost",
+    "DeadLettersWait",
     "Fenced",
     "ModelError",
     "ShapeError",
@@ -50,6 +51,12 @@ class TooManyBadRecords(StreamTrainerError):
     """More of the stream is rejected than the configuration allows: the producer or the schema is wrong."""
 
     exit_code = 4
+
+
+class DeadLettersWait(StreamTrainerError):
+    """Rejected records are not safe yet: no checkpoint may move past them, and learning need not end for it."""
+
+    retriable = True
 
 
 class Stalled(StreamTrainerError):

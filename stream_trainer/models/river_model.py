@@ -18,6 +18,7 @@ import numpy as np
 from river import compose
 
 from stream_trainer.errors import CheckpointError, ModelError
+from stream_trainer.models.river_mend import mend_leaf_counts
 from stream_trainer.models.river_options import RiverOptions, build_estimator
 from stream_trainer.models.standardise import InputStandardiser
 from stream_trainer.schema import Schema, TargetKind
@@ -39,6 +40,7 @@ class RiverModel:
     def __init__(self, schema: Schema, options: RiverOptions) -> None:
         """Raises ConfigError as `build_estimator` does."""
         self.schema, self.options = schema, options
+        mend_leaf_counts()
         self.estimator = build_estimator(schema, options)
         self._records = 0
         self._classes = schema.target.kind is TargetKind.CLASSES

@@ -19,7 +19,7 @@ from stream_trainer.engine.lifecycle import Lifecycle, LifecycleState
 from stream_trainer.engine.recut import Recut
 from stream_trainer.engine.snapshot import capture, restore
 from stream_trainer.engine.trainer import Trainer
-from stream_trainer.errors import CheckpointError, DataLost, Fenced, StreamTrainerError
+from stream_trainer.errors import CheckpointError, DataLost, DeadLettersWait, Fenced, StreamTrainerError
 from stream_trainer.service.observers import Observer
 from stream_trainer.telemetry.health import Health
 from stream_trainer.types import (
@@ -247,12 +247,21 @@ class Service:
         every_s = min(self._every_s, RETRY_S_MAX) if self._failures else self._every_s
         due = self.clock.monotonic_s() - self._saved_at_s >= every_s
         if self.checkpoints and due and not self._writer.busy and self.counts.batches > self._saved_batches:
+            self._save_unless_letters_wait()
+
+    def _save_unless_letters_wait(self) -> None:
+        """Their topic may be away while ours is not: that is a save that failed, not the end of learning."""
+        try:
             self._start_save()
+        except DeadLettersWait as error:
+            self._saved_at_s = self.clock.monotonic_s()
+            here = Snapshot(positions=dict(self.positions), counts=self.counts, parts={})
+            self._committed(Saved(snapshot=here, size_bytes=0, seconds=0.0, error=error))
 
     def _start_save(self) -> None:
-        # 1. state and positions, together
+        self.dead_letters.flush()  # 1. before we promise never to read those records again
+        # 2. state and positions, together
         snapshot = capture(self.trainer.parts(), self.positions, self.counts, self._topic_ids)
-        self.dead_letters.flush()  # 2. before we promise never to read those records again
         self._writer.start(snapshot)  # 3. in a thread: files, fsync, rename; the truth changes there, at once
         self._saved_at_s = self.clock.monotonic_s()
 

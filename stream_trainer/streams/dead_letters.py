@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import kafka
 from kafka import errors as kafka_errors
 
-from stream_trainer.errors import ConfigError, StreamTrainerError
+from stream_trainer.errors import ConfigError, DeadLettersWait, StreamTrainerError
 from stream_trainer.types import Headers, Reject, RejectReason, TopicPartition
 
 __all__ = ["FileDeadLetters", "TopicDeadLetters", "letter_of_record", "read_dead_letters", "sendable_headers"]
@@ -210,7 +210,7 @@ class TopicDeadLetters:
         """
         self._topic = topic
         self._flush_s_max = flush_s_max
-        self._unconfirmed: list[Any] = []
+        self._unconfirmed: list[tuple[Reject, Any]] = []  # sent; what the broker says of it, or will
         try:
             # acks from all replicas, retries, no reordering: kafka-python's defaults since 3.0
             self._producer = make_producer(bootstrap_servers=bootstrap_servers.split(","), **(client or {}))
@@ -222,22 +222,45 @@ class TopicDeadLetters:
 
     def write(self, rejects: Sequence[Reject]) -> None:
         try:
-            self._unconfirmed += [
-                self._producer.send(self._topic, key=reject.key, value=reject.value, headers=_to_headers(reject))
-                for reject in rejects
-            ]
+            for reject in rejects:
+                self._unconfirmed.append((reject, self._send(reject)))
         except kafka_errors.KafkaError as error:
-            raise self._not_sent(error) from error
+            raise self._not_sent(StreamTrainerError, error) from error
 
     def flush(self) -> None:
-        """All acknowledged when it returns. Raises: StreamTrainerError: they are not, within `flush_s_max`."""
-        try:
+        """All acknowledged when it returns.
+
+        Raises: DeadLettersWait: they are not, within `flush_s_max`, and what the client has given up is sent again;
+        StreamTrainerError: the topic will not take them.
+        """
+        waiting: list[tuple[Reject, Any]] = []
+        error: kafka_errors.KafkaError | None = None
+        with suppress(kafka_errors.KafkaTimeoutError):  # each letter tells for itself
             self._producer.flush(timeout=self._flush_s_max)
-            for future in self._unconfirmed:
-                future.get(timeout=self._flush_s_max)
-        except kafka_errors.KafkaError as error:
-            raise self._not_sent(error) from error
-        self._unconfirmed = []
+        for reject, future in self._unconfirmed:
+            try:
+                future.get(timeout=0.0 if error else self._flush_s_max)
+            except kafka_errors.KafkaError as found:
+                error = error or found
+                waiting.append((reject, future))
+        self._unconfirmed = waiting
+        if error is None:
+            return
+        if not isinstance(error, kafka_errors.RetriableError):
+            raise self._not_sent(StreamTrainerError, error) from error
+        self._send_again()
+        raise self._not_sent(DeadLettersWait, error) from error
+
+    def _send_again(self) -> None:
+        for i, (reject, future) in enumerate(self._unconfirmed):
+            if future.failed():
+                try:
+                    self._unconfirmed[i] = (reject, self._send(reject))
+                except kafka_errors.KafkaError:
+                    return  # it waits for the topic each time; the next flush comes here again
+
+    def _send(self, reject: Reject) -> Any:
+        return self._producer.send(self._topic, key=reject.key, value=reject.value, headers=_to_headers(reject))
 
     def close(self) -> None:
         try:
@@ -245,11 +268,11 @@ class TopicDeadLetters:
         finally:
             self._producer.close(timeout=1.0)
 
-    def _not_sent(self, error: Exception) -> StreamTrainerError:
-        return StreamTrainerError(
+    def _not_sent(self, kind: type[StreamTrainerError], error: Exception) -> StreamTrainerError:
+        return kind(
             f"Dead letters were not acknowledged by topic {self._topic}: {type(error).__name__}: {error}. Nothing is "
             "lost: the checkpoint does not move without them. Check that the topic exists, its limit on sizes and this "
-            "user's right to write, and start again."
+            "user's right to write."
         )
 
 

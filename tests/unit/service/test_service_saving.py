@@ -11,11 +11,11 @@ from test_service_loop import Remembering, records, service
 from stream_trainer.checkpoints import CheckpointDirectory
 from stream_trainer.engine.batcher import BatchPolicy
 from stream_trainer.engine.lifecycle import LifecycleState
-from stream_trainer.errors import CheckpointError, Fenced
+from stream_trainer.errors import CheckpointError, DeadLettersWait, Fenced
 from stream_trainer.service.config import check_config
 from stream_trainer.service.rebuild import rebuild
 from stream_trainer.service.runs import run_service
-from stream_trainer.testing.fakes import ListSource, ManualClock
+from stream_trainer.testing.fakes import ListSource, ManualClock, MemoryDeadLetters
 
 POLICY = BatchPolicy(records_max=10, age_s_max=None)
 
@@ -196,3 +196,38 @@ def test_a_copy_of_the_bucket_is_a_directory(tmp_path, events):
     lines.write_bytes(b"\n".join(events[:640]) + b"\n")
 
     assert 640 == run_service(run_in(str(tmp_path / "disk"), tmp_path))["records_learned"]
+
+
+class Away(MemoryDeadLetters):
+    """Its first `n` flushes find nobody there."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+
+    def flush(self):
+        self.n -= 1
+        if self.n >= 0:
+            raise DeadLettersWait("the topic of dead letters is away")
+        super().flush()
+
+
+def test_dead_letters_that_wait_hold_back_the_checkpoint_and_nothing_else(tmp_path):
+    """Their topic is away while ours is not: learning goes on, and no save promises what is not safe."""
+    built, _, remarks = ticking(tmp_path, dead_letters=(letters := Away(3)))
+    built.run()
+
+    assert [True] * 3 == [isinstance(saved.error, DeadLettersWait) for saved in remarks.saves[:3]]
+    assert all(saved.error is None for saved in remarks.saves[3:])
+    assert built.source.committed[0] == remarks.saves[3].snapshot.positions
+    assert letters.flushed == len(letters.written) > 0
+    assert 400 == built.counts.consumed
+
+
+def test_dead_letters_that_wait_for_too_long_end_the_run_as_other_saves_do(tmp_path):
+    """`checkpoint.failures_max`; what was learned is not saved then, for its rejects are nowhere."""
+    built, _, _ = ticking(tmp_path, dead_letters=Away(1_000), _failures_max=2)
+    with pytest.raises(CheckpointError, match=r"2 checkpoints in a row .*the topic of dead letters is away"):
+        built.run()
+
+    assert CheckpointDirectory(tmp_path, identity={}, versions={}).load_newest() is None

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import errors as kafka_errors
 
-from stream_trainer.errors import ConfigError, StreamTrainerError
+from stream_trainer.errors import ConfigError, DeadLettersWait, StreamTrainerError
 from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters, letter_of_record, read_dead_letters
 from stream_trainer.types import Reject, RejectReason, TopicPartition
 
@@ -117,7 +117,7 @@ class Producer:
 
     def send(self, topic, **record):
         self.sent.append((topic, record))
-        return SimpleNamespace(get=self._get)
+        return SimpleNamespace(get=self._get, failed=lambda: self.failure is not None)
 
     def _get(self, timeout):
         if self.failure:
@@ -172,6 +172,23 @@ def test_a_record_that_is_not_acknowledged_stops_the_checkpoint():
 
     with pytest.raises(StreamTrainerError, match="not acknowledged by topic dead: MessageSizeTooLargeError"):
         letters.flush()
+
+
+def test_a_letter_that_the_client_gave_up_is_sent_again_until_it_is_acknowledged():
+    """The topic was away for longer than the client tries: nothing may be lost for that, nor learning end."""
+    producer = Producer()
+    letters = TopicDeadLetters("a:1", "dead", make_producer=lambda **_: producer)
+    letters.write([reject(17)])
+    producer.failure = kafka_errors.KafkaTimeoutError("delivery timed out")
+    with pytest.raises(DeadLettersWait, match="not acknowledged by topic dead: KafkaTimeoutError"):
+        letters.flush()
+    producer.failure = None
+    letters.flush()
+
+    assert 2 == len(producer.sent)
+    assert producer.sent[0] == producer.sent[1]
+    letters.flush()
+    assert 2 == len(producer.sent), "what is acknowledged is not sent again"
 
 
 def test_nobody_else_can_read_the_file(tmp_path):
