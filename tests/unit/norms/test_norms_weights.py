@@ -6,8 +6,6 @@ import torch
 from stream_trainer.errors import ConfigError, ShapeError
 from stream_trainer.norms import build_norm
 
-pytestmark = pytest.mark.usefixtures("each_path")
-
 C = 8
 WITH_MOMENTS = ["batch_renorm", "adaptive_batch_renorm", "continual", "sync"]
 REFUSING = [*WITH_MOMENTS, "online"]
@@ -29,6 +27,7 @@ def draw(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2 + 1
 
 
+@pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize(
     ("name", "bad"),
     [(name, bad) for name in REFUSING for bad in (torch.nan, torch.inf)] + [("batch_renorm", 1e30), ("online", 1e30)],
@@ -52,6 +51,7 @@ def test_a_record_that_holds_no_number_is_not_learned_and_the_others_are(name, t
     assert all(torch.isfinite(value).all() for value in layer.state_dict().values())
 
 
+@pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize("name", REFUSING)
 def test_what_is_no_number_is_not_hidden_either(name):
     """Who watches the loss must see it: outputs made whole again would be believed."""
@@ -62,6 +62,7 @@ def test_what_is_no_number_is_not_hidden_either(name):
     assert bool(layer(x)[:, 1].isnan().any())
 
 
+@pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize("name", REFUSING)
 def test_a_batch_without_one_usable_record_moves_no_moment(name):
     """Also the very first: a weight of 0 over 0 must not become the memory."""
@@ -72,6 +73,7 @@ def test_a_batch_without_one_usable_record_moves_no_moment(name):
     assert_same_memory(layer, build_norm(name, C), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("each_path")
 def test_frozen_or_in_eval_nothing_is_refused_because_nothing_is_learned():
     """The count says what the memory has missed."""
     layer = build_norm("batch_renorm", C)
@@ -83,6 +85,7 @@ def test_frozen_or_in_eval_nothing_is_refused_because_nothing_is_learned():
     assert 0 == layer.records_refused
 
 
+@pytest.mark.usefixtures("each_path")
 def test_a_gradient_that_is_no_number_leaves_the_controls_of_online_as_they_were():
     """u and v carry the past of the gradient; a nan in them would stay for ever."""
     layer = build_norm("online", C)
@@ -96,7 +99,7 @@ def test_a_gradient_that_is_no_number_leaves_the_controls_of_online_as_they_were
     assert torch.equal(before[1], layer.v)
 
 
-# ------------------------------------------------------------ weights
+# ------------------------------------------------------------ weights: torch's operations on every path
 
 
 def one_pass(layer, x, dy, weight=None):
