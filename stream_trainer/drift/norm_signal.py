@@ -30,7 +30,7 @@ class NormSignalOptions:
     """From where on a layer is said to have moved."""
 
     sigmas: float = 6.0  # of the logarithm, whose tails are a little heavier than a normal's
-    ratio_min: float = 4.0  # of strain to its usual; 2 sees half of the single means that move by one spread, too
+    ratio_min: float = 4.0  # of strain to its usual; at 2 it sees one in four of the means that move by one spread, too
     half_life_records: int = 16_384  # of mean and spread: looks weigh as 46, so the spread is known to a tenth
     warmup_records: int = 8_192  # a network in its first records changes more than any stream
 

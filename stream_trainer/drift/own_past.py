@@ -1,7 +1,7 @@
 """A mean against its own past: for values that wander although nothing happens, such as the doubt of a model.
 
 A network's doubt about its answers moves as long as it learns, and with every stretch of alike records; a test for any
-change of the mean finds one there without end (on inputs that are alike for some hundred records weighted ADWIN told 78
+change of the mean finds one there without end (on inputs that are alike for some hundred records weighted ADWIN told 79
 changes in 100,000, and none was one). So the mean of each 1,024 values is compared with the means before it: what they
 strayed by themselves is the yardstick (usual.py). The price is power: small changes are not seen, and none sooner than
 the next mean. Measured beside the others: tests/benchmarks/drift_label_free_*.md.
