@@ -54,8 +54,8 @@ class WeightedAdwin:
     def __init__(self, options: AdwinOptions | None = None) -> None:
         self.options = options or AdwinOptions()
         self._value_max = self.options.value_max  # None: to be taken from the next warm-up
-        self._pending = np.zeros(self.options.block_records)  # values of the block that has begun, or of the warm-up:
-        self._n_pending = 0  # the first ones
+        self._pending = np.zeros(self.options.block_records)  # its first values belong to a block that has begun, ...
+        self._n_pending = 0  # ... or to the warm-up
         self._window = AdwinWindow(self.options)
         self._armed_at = 0  # no test before this block
         self.n_records = 0
