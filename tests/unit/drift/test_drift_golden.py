@@ -17,7 +17,7 @@ LEVELS = {"worse": [0.1, 0.3], "better": [0.4, 0.1], "there_and_back": [0.1, 0.4
 
 def alarms(name, levels):
     """[record, direction] of each detection; 6,000 records a level, in batches of 100."""
-    n = {"kswin": 600, "own_past": 9000}.get(name, 6000)  # slow; warms up for 8,192
+    n = {"kswin": 300, "own_past": 9000}.get(name, 6000)  # slow; warms up for 8,192
     rng = np.random.default_rng(20_261_122)
     values_N = np.concatenate([(rng.random(n) < level).astype(np.float64) for level in levels])
     detector = build_detector(name)
