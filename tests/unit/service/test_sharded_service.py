@@ -1,13 +1,15 @@
 """A member of a group, its Kafka a script: what it learns again after a crash, or after the loss of a checkpoint."""
 
 import json
+import sys
+import threading
 from itertools import cycle
 
 import pytest
 from test_service_crash import Batches, Crash, settle
 from test_service_loop import SCHEMA
 
-from stream_trainer.checkpoints import CheckpointDirectory
+from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory
 from stream_trainer.checkpoints.claims import PartitionClaims
 from stream_trainer.checkpoints.members import MemberLife, Members
 from stream_trainer.decoding import build_decoder
@@ -211,3 +213,52 @@ def test_an_operator_may_go_on_without(tmp_path):
     lost = set(ALL) - set(learned_by(again, other))
     assert lost
     assert min(lost) >= N_RECORDS, "only of the partition that was given away"
+
+
+def test_a_hand_over_in_the_middle_of_a_save_waits_for_it_and_saves_the_rest(tmp_path, monkeypatch):
+    """The save under way knows less than the model by then: what is released is what is on the disk, all of it."""
+    disk, held_up, released = threading.Event(), [], []
+    save, collect, release = CheckpointDirectory.save, BackgroundWriter.collect, PartitionClaims.release
+
+    def save_when_the_disk_lets_it(self, snapshot, **options):
+        if not disk.is_set():
+            held_up.append(snapshot.positions[P1])
+            assert disk.wait(60)
+        return save(self, snapshot, **options)
+
+    def collect_when_the_disk_is_back(self, *, wait=False):
+        if wait:
+            disk.set()
+        return collect(self, wait=wait)
+
+    def release_what_is_saved(self, tp, position):
+        released.append((tp, position, Members(tmp_path).newest(self._me.name).positions[tp]))
+        release(self, tp, position)
+
+    monkeypatch.setattr(sys.modules[__name__], "settle", lambda: None)  # it would wait for the save
+    monkeypatch.setattr(CheckpointDirectory, "save", save_when_the_disk_lets_it)
+    monkeypatch.setattr(BackgroundWriter, "collect", collect_when_the_disk_is_back)
+    monkeypatch.setattr(PartitionClaims, "release", release_what_is_saved)
+    service, first = member(tmp_path, "a", *[BOTH] * 12, *[[P0]] * 3, every_s=1.0)
+    service.observers.append(Hangs(disk, after_turns=2))
+    service.run()
+    disk.set()
+    _, second = run(tmp_path, "b", *A_WHILE)
+
+    handed_over = next(position for tp, position, _ in released if tp == P1)
+    assert held_up[0] < handed_over, "or the save under way held all of it"
+    assert all(position == saved for _, position, saved in released)
+    assert learned_by(first, second) == ALL
+
+
+class Hangs(Observer):
+    """A disk that takes nothing from some turn on, until it is let."""
+
+    def __init__(self, disk, after_turns):
+        disk.set()
+        self._disk, self._left = disk, after_turns
+
+    def turned(self):
+        self._left -= 1
+        if self._left == 0:
+            self._disk.clear()
