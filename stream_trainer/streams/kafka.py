@@ -9,7 +9,8 @@ those that came since. Where each begins: `_where_to_begin`. What was handed out
 assignment; a replaced client is put back there.
 
 The decisions are in files of their own, without I/O: kafka_start.py where to begin and what to do about lost data,
-kafka_topic_ids.py what is another log, kafka_silence.py what is a stall; kafka_log.py is the client, in our words.
+kafka_topic_ids.py what is another log (kafka_fetch_ids.py keeps it from being read), kafka_silence.py what is a stall;
+kafka_log.py is the client, in our words.
 """
 
 import logging
