@@ -11,7 +11,6 @@ stopped and goes on bit for bit.
     python tests/benchmarks/bench_endurance.py table endurance_DATE.csv
 """
 
-import argparse
 import csv
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from resumable import run_or_table
 from safetensors.torch import load_file, save_file
 
 from stream_trainer.models import TorchModel, TorchOptions
@@ -161,22 +161,14 @@ def table(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    go = commands.add_parser("run")
-    go.add_argument("--out", type=Path, required=True)
-    go.add_argument("--records", type=int, default=100_000_000)
-    go.add_argument("--pull", type=float, default=1.6e6, help="horizon of the pull, in records; the default is shipped")
-    go.add_argument("--lr", type=float, default=1e-3, help="of 16 records; a batch of 1,024 takes 8 times as much")
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        run(options.out, options.records, options.pull, options.lr)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+    run_or_table(
+        __doc__,
+        lambda chosen: run(chosen.out, chosen.records, chosen.pull, chosen.lr),
+        table,
+        records={"type": int, "default": 100_000_000},
+        pull={"type": float, "default": 1.6e6, "help": "horizon of the pull, in records; the default is shipped"},
+        lr={"type": float, "default": 1e-3, "help": "of 16 records; a batch of 1,024 takes 8 times as much"},
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ Runs are kept in a CSV like that of `bench_norm_grid.py`, so it may be stopped a
     python tests/benchmarks/bench_one_setting.py table tests/benchmarks/one_setting_DATE.csv
 """
 
-import argparse
 import itertools
 import platform
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_norm_grid import Row, Run, measure
-from resumable import Results
+from resumable import Results, run_or_table
 
 RECORDS = 4_000
 CUTS = ("1", "4", "16", "64", "variable", "bursty")
@@ -141,22 +141,17 @@ def _lines(rows: list[Row], streams: tuple[tuple[str, str], ...]) -> Iterator[tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--pairs", nargs="+", default=PAIRS, choices=PAIRS)
-    run.add_argument("--judged", action="store_true", help="shuffled and drifting images only")
-    run.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        run_all(options.out, options.pairs, JUDGED if options.judged else (*JUDGED, *BLOCKED, *TABLES), options.seeds)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+    def run(chosen: Namespace) -> None:
+        run_all(chosen.out, chosen.pairs, JUDGED if chosen.judged else (*JUDGED, *BLOCKED, *TABLES), chosen.seeds)
+
+    run_or_table(
+        __doc__,
+        run,
+        table,
+        pairs={"nargs": "+", "default": PAIRS, "choices": PAIRS},
+        judged={"action": "store_true", "help": "shuffled and drifting images only"},
+        seeds={"type": int, "nargs": "+", "default": SEEDS, "choices": SEEDS},
+    )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ One row of the CSV is one run; a run that is in the file is not repeated, so it 
     python tests/benchmarks/bench_plasticity.py table tests/benchmarks/plasticity_DATE.csv
 """
 
-import argparse
 import itertools
 import platform
 import time
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from online_streams import fashion
 from plasticity_rivals import UPGD, ContinualBackprop, ShrinkAndPerturb
-from resumable import Results
+from resumable import Results, run_or_table
 from torch import Tensor, nn
 
 from stream_trainer.models.networks import build_network
@@ -234,27 +234,22 @@ def _mean(rows: Iterable[Row], name: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--tasks", type=int, default=100)
-    run.add_argument("--records", type=int, default=8_000)
-    run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    run.add_argument("--norms", nargs="+", default=list(NORMS), choices=NORMS)
-    run.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=list(OPTIMIZERS))
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        results = Results(options.out, Run, Row)
-        for seed, optimizer, norm in itertools.product(options.seeds, options.optimizers, options.norms):
-            key = Run(norm=norm, optimizer=optimizer, tasks=options.tasks, task_records=options.records, seed=seed)
+    def run(chosen: Namespace) -> None:
+        results = Results(chosen.out, Run, Row)
+        for seed, optimizer, norm in itertools.product(chosen.seeds, chosen.optimizers, chosen.norms):
+            key = Run(norm=norm, optimizer=optimizer, tasks=chosen.tasks, task_records=chosen.records, seed=seed)
             print(results.once(key, measure), flush=True)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+
+    run_or_table(
+        __doc__,
+        run,
+        table,
+        tasks={"type": int, "default": 100},
+        records={"type": int, "default": 8_000},
+        seeds={"type": int, "nargs": "+", "default": [0, 1, 2]},
+        norms={"nargs": "+", "default": list(NORMS), "choices": NORMS},
+        optimizers={"nargs": "+", "default": list(OPTIMIZERS), "choices": list(OPTIMIZERS)},
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ of each stream and norm is taken, on the very seeds of the table: that favours t
     python tests/benchmarks/bench_stationary.py table tests/benchmarks/stationary_DATE.csv
 """
 
-import argparse
 import itertools
 import platform
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_norm_grid import Row, Run, measure
-from resumable import Results
+from resumable import Results, run_or_table
 
 RECORDS, CUT = 20_000, "16"
 STREAMS = ("fashion", "covtype")
@@ -76,19 +75,7 @@ def table(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("--out", type=Path, required=True)
-    show = commands.add_parser("table")
-    show.add_argument("path", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.command == "run":
-        run_all(options.out)
-    else:
-        options.path.with_suffix(".md").write_text(table(options.path))
-        print(options.path.with_suffix(".md").read_text())
+    run_or_table(__doc__, lambda chosen: run_all(chosen.out), table)
 
 
 if __name__ == "__main__":
