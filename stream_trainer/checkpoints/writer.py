@@ -1,8 +1,8 @@
 """Saving beside learning: one thread, at most one save in flight.
 
 The snapshot is a copy, so learning goes on while it is written; copies of large arrays are made here, too, unless the
-loop needs the originals first. A save that
-fails is reported, not raised: the positions it would have promised are simply not committed, and the next save tries.
+loop needs the originals first. A save that fails is reported, not raised: the positions it would have promised are
+simply not committed, and the next save tries.
 """
 
 import threading

@@ -19,17 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from prototypes import INPUTS, SCHEMA, batches_around, draw_prototypes
 
 from stream_trainer.models import TorchModel, TorchOptions
-from stream_trainer.schema import ArrayFeature, Schema, Target, TargetKind
 from stream_trainer.types import Batch
 
 BATCH, TASK_RECORDS, TASKS, CONFIRMED_AFTER, AT_REST = 32, 2_048, 16, 256, 1.6e6
-CLASSES = tuple("0123456789")
-SCHEMA = Schema(
-    arrays=(ArrayFeature(name="image", shape=(64,)),),
-    target=Target(name="class", kind=TargetKind.CLASSES, classes=CLASSES),
-)
 PULLS: dict[str, tuple[float | None, float, int]] = {
     "no pull": (None, 1.0, 0),
     "at rest always": (AT_REST, 1.0, 0),
@@ -44,20 +39,10 @@ PULLS: dict[str, tuple[float | None, float, int]] = {
 
 def stream(kind: str, seed: int) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
-    prototypes = rng.normal(size=(40, 64))
+    prototypes = draw_prototypes(rng)
     for _ in range(TASKS):
-        order = rng.permutation(64) if kind == "permuted" else np.arange(64)
-        for _ in range(TASK_RECORDS // BATCH):
-            chosen = rng.integers(len(prototypes), size=BATCH)
-            noise = rng.normal(scale=1.5, size=(BATCH, 64))
-            yield Batch(
-                x_NF=np.zeros((BATCH, 0), np.float32),
-                missing_NF=None,
-                category_NC=np.zeros((BATCH, 0), np.int64),
-                y_N=chosen % len(CLASSES),
-                arrays={"image": (prototypes[chosen] + noise)[:, order].astype(np.float32)},
-                timestamp_ms_N=np.full(BATCH, -1, np.int64),
-            )
+        order = rng.permutation(INPUTS) if kind == "permuted" else np.arange(INPUTS)
+        yield from batches_around(prototypes, order, rng, batch=BATCH, batches=TASK_RECORDS // BATCH)
 
 
 def run(kind: str, pull: str, seed: int) -> np.ndarray:

@@ -25,22 +25,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from prototypes import INPUTS, SCHEMA, batches_around, draw_prototypes
 
 from stream_trainer.engine.race import RaceOptions
 from stream_trainer.engine.race_desk import RaceDesk
 from stream_trainer.engine.reaction import Reaction
 from stream_trainer.models import TorchModel, TorchOptions
-from stream_trainer.schema import ArrayFeature, Schema, Target, TargetKind
 from stream_trainer.types import Alarm, Batch, Detection, Direction, RaceArm
 
 BATCH, TASK_RECORDS, TASKS, ALARM_AFTER = 128, 10_240, 4, 256
 HARD_FACTOR, HARD_RECORDS = 1000.0, 256
 HARD = RaceArm.EARLIER_3  # the arm that is not shipped borrows a name that is free: no former winners race here
-CLASSES = tuple("0123456789")
-SCHEMA = Schema(
-    arrays=(ArrayFeature(name="image", shape=(64,)),),
-    target=Target(name="class", kind=TargetKind.CLASSES, classes=CLASSES),
-)
 STREAMS = ("total", "partial", "stationary")
 POLICIES = {
     "race": RaceOptions(earlier=0),
@@ -80,22 +75,12 @@ class PulledHard(RaceDesk):
 
 def stream(kind: str, seed: int) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
-    prototypes = rng.normal(size=(40, 64))
-    order = np.arange(64)
+    prototypes = draw_prototypes(rng)
+    order = np.arange(INPUTS)
     for _ in range(TASKS):
-        moved = rng.choice(64, size={"total": 64, "partial": 16, "stationary": 0}[kind], replace=False)
+        moved = rng.choice(INPUTS, size={"total": INPUTS, "partial": 16, "stationary": 0}[kind], replace=False)
         order[moved] = order[rng.permutation(moved)]
-        for _ in range(TASK_RECORDS // BATCH):
-            chosen = rng.integers(len(prototypes), size=BATCH)
-            noise = rng.normal(scale=1.5, size=(BATCH, 64))
-            yield Batch(
-                x_NF=np.zeros((BATCH, 0), np.float32),
-                missing_NF=None,
-                category_NC=np.zeros((BATCH, 0), np.int64),
-                y_N=chosen % len(CLASSES),
-                arrays={"image": (prototypes[chosen] + noise)[:, order].astype(np.float32)},
-                timestamp_ms_N=np.full(BATCH, -1, np.int64),
-            )
+        yield from batches_around(prototypes, order, rng, batch=BATCH, batches=TASK_RECORDS // BATCH)
 
 
 def run(kind: str, policy: str, seed: int) -> tuple[float, Counter]:

@@ -5,11 +5,14 @@ Not here: which runs there are and what is made of the rows (`bench_*.py`).
 """
 
 import csv
+import platform
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import torch
 
 __all__ = ["Results", "describe_machine", "run_or_table"]
 
@@ -60,10 +63,6 @@ def _written(value: Any) -> Any:
 
 def describe_machine() -> str:
     """For the head of a result: what the numbers were taken on."""
-    import platform
-
-    import torch
-
     return f"{platform.machine()}, one thread of two shared cores, torch {torch.__version__}"
 
 
@@ -74,8 +73,6 @@ def run_or_table(
 
     Args:  options: name -> what `ArgumentParser.add_argument` takes beside it; `run` finds their values.
     """
-    import torch
-
     parser = ArgumentParser(description=doc.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("run")
