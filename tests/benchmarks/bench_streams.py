@@ -3,7 +3,7 @@
 Elec2, NOAA weather (../shared/data) and the demo's flights, each in its own order, once, through the engine of
 `replay`: all models predict the batch before any of them learns it. One setting for all streams.
 
-    python tests/benchmarks/bench_streams.py --batch 16
+    python tests/benchmarks/bench_streams.py --batch 16 [--seed 1 --streams flights --models mlp_layer]
 """
 
 import argparse
@@ -26,10 +26,10 @@ ROOT = Path(__file__).parents[2]
 NORMS = ("none", "layer", "batch_renorm", "adaptive_batch_renorm")
 
 
-def models() -> dict[str, Any]:
+def models(seed: int) -> dict[str, Any]:
     linear = {"estimator": "river.linear_model.LogisticRegression", "inputs": "standardised", "categories": "one_hot"}
     return {
-        **{f"mlp_{norm}": {"torch": {"net": "mlp", "hidden": [64, 32], "norm": norm}} for norm in NORMS},
+        **{f"mlp_{norm}": {"torch": {"net": "mlp", "hidden": [64, 32], "norm": norm, "seed": seed}} for norm in NORMS},
         "river_tree": {"river": {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier"}},
         "river_logistic": {"river": linear},
     }
@@ -49,7 +49,7 @@ def streams(data: Path, scratch: Path) -> dict[str, tuple[dict[str, Any], Path]]
     }
 
 
-def run(schema: dict[str, Any], path: Path, batch: int) -> dict[str, dict[str, float]]:
+def run(schema: dict[str, Any], path: Path, batch: int, chosen: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Row -> cumulative scores; models first, then baselines."""
     config = check_config(
         {
@@ -57,7 +57,7 @@ def run(schema: dict[str, Any], path: Path, batch: int) -> dict[str, dict[str, f
             "source": {"file": {"path": str(path)}},
             "schema": schema,
             "batch": {"records_max": batch},
-            "models": models(),
+            "models": chosen,
             "drift": {"error": "none", "features": "none"},
         },
         "bench",
@@ -72,17 +72,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0, help="of the networks")
+    parser.add_argument("--streams", nargs="+", default=["elec2", "noaa_weather", "flights"])
+    parser.add_argument("--models", nargs="+", default=list(models(0)), choices=list(models(0)))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"# Prequential scores on real streams, {date.today()}\n")
     print(
-        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw), one "
-        f"seed; River's models with its defaults. {platform.machine()}, torch {torch.__version__}.\n"
+        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw), "
+        f"seed {options.seed}; River's models with its defaults. {platform.machine()}, torch {torch.__version__}.\n"
     )
     print("| stream | model | accuracy | log-loss | AUC | kappa-temporal |\n|---|---|---|---|---|---|")
+    chosen = {name: model for name, model in models(options.seed).items() if name in options.models}
     with tempfile.TemporaryDirectory() as scratch:
         for stream, (schema, path) in streams(options.data, Path(scratch)).items():
-            for name, scores in run(schema, path, options.batch).items():
+            if stream not in options.streams:
+                continue
+            for name, scores in run(schema, path, options.batch, chosen).items():
                 cells = [scores.get(score) for score in ("accuracy", "log_loss", "auc", "kappa_temporal")]
                 shown = " | ".join("-" if value is None else f"{value:.4f}" for value in cells)
                 print(f"| {stream} | {name} | {shown} |", flush=True)
