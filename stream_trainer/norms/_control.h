@@ -47,7 +47,7 @@ static double damp(Control *k, double n, int learning) {
 static double trust(double n, double positions, double correlation) {
     /* Kish's effective sample size. */
     double effective = n / (1 + (n - 1) * at_most(1, at_least(0, correlation)));
-    return 1 - pow(SHRINKAGE, effective * positions * (effective * positions));
+    return 1 - pow(SHRINKAGE, effective * positions);
 }
 
 static void learn_floor_from(Control *k, double gradient, double n, double learn_floor) {

@@ -7,7 +7,7 @@
 #include "_passes.h"
 #include "_threads.h"
 
-#define CALLS 6          /* counts up whenever a signature below changes; kernel.py asks for the one it knows */
+#define CALLS 7          /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
 #define THREAD_VALUES 131072 /* and from here on are shared out: below, threads cost more than they bring */
 

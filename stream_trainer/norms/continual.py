@@ -34,7 +34,7 @@ class ContinualNorm(AdaptiveBatchRenorm):
         groups: int | None = None,
         half_life_records_slow: float = 709.4,
         half_life_records_fast: float = 44.0,
-        learn_floor: float = 0.1,
+        learn_floor: float = 0.03,
         damping: Literal["batch", "none"] = "batch",
         eps: float = 1e-5,
         affine: bool = True,
