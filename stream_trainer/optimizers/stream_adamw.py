@@ -6,9 +6,9 @@ Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weigh
     W ← W - lr √(n/16) cut(u),  u = g / √v̂                                         then a pull towards W0:
     W ← W + (1 - exp(-n / H)) (W0 - W),  H = pull_horizon, of gains and biases a tenth of it
 
-cut(u) leaves an update alone up to a root mean square of L = max(1, √(16/n)), in batches of 16 or fewer a step of lr, and
-takes it back to L²/RMS(u), at last to 1, beyond. With L = 1 for single records, too, every record that was predicted
-wrongly was cut and those predicted rightly were not: networks became too sure of themselves.
+cut(u) leaves an update alone up to a root mean square of L = max(1, √(16/n)), in batches up to 16 a step of lr, and takes
+it back to L²/RMS(u), at last to 1, beyond. With L = 1 for single records, too, every record that was predicted wrongly
+was cut and those predicted rightly were not: networks became too sure of themselves.
 
 Embeddings (sparse gradients) move row by row, each row by its own clock, the k records that named it: n becomes k, and
 the rate lr row_lr_ratio √k. Refused: closures, for a record is learned from once; schedules that end, for a stream
@@ -55,9 +55,10 @@ class StreamAdamW(torch.optim.Optimizer):
             seed each) 20 scored 1.5 to 3 points above 4, and 2 to 5 above Adam in batches of 16; 40 ended no better.
         warmup_records: the rate rises linearly over so many records. 0: measured, a warm-up only loses time.
 
-    Rate and horizons in `param_groups` may be changed between steps. Every tensor's update is cut, so that one odd batch
-    moves the weights no more than any other. Rows of embeddings are not pulled: their first values mean nothing, and a
-    copy of a large table is dear. They have no mean gradient either: it would move a rare row by what was true long ago.
+    Rate and horizons in `param_groups` may be changed between steps. Every tensor's update is cut, so that one odd
+    batch moves the weights no more than any other. Rows of embeddings are not pulled: their first values mean nothing,
+    and a copy of a large table is dear. They have no mean gradient either: it would move a rare row by what was true
+    long ago.
 
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> optimizer = StreamAdamW([weight], lr=0.5, pull_horizon_records=None)
