@@ -130,8 +130,8 @@ class TorchModel:
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             self._recall(past)
             return LearnReport(skipped="non_finite")
-        limit = self.options.gradient_norm_max
-        if not by_closure and limit is not None and gradient_norm > limit:
+        limit = self.options.gradient_limit(len(batch))
+        if not by_closure and gradient_norm > limit:
             torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
         with self._plasticity.around_step(self._records, len(batch)):
             rate = self._step_by_closure(batch, target, loss, past) if by_closure else self._step(len(batch))

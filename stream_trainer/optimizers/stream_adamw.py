@@ -6,9 +6,9 @@ Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weigh
     W ← W - lr √(n/16) cut(u),  u = g / √v̂                                         then a pull towards W0:
     W ← W + (1 - exp(-n / H)) (W0 - W),  H = pull_horizon, of gains and biases a tenth of it
 
-cut(u) leaves an update alone up to a root mean square of L = max(1, √(16/n)), in batches up to 16 a step of lr, and takes
-it back to L²/RMS(u), at last to 1, beyond. With L = 1 for single records, too, every record that was predicted wrongly
-was cut and those predicted rightly were not: networks became too sure of themselves.
+cut(u) leaves an update alone up to a root mean square of L = max(1, √(16/n)), a step of lr in batches up to 16, and
+takes it back to L²/RMS(u), at last to 1, beyond. With L = 1 for single records, too, every record that was predicted
+wrongly was cut and those predicted rightly were not: networks became too sure of themselves.
 
 Embeddings (sparse gradients) move row by row, each row by its own clock, the k records that named it: n becomes k, and
 the rate lr row_lr_ratio √k. Refused: closures, for a record is learned from once; schedules that end, for a stream
