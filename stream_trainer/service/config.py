@@ -21,7 +21,7 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.models import RiverOptions, TorchOptions
 from stream_trainer.schema import ArrayBytes, ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.service.config_text import read_config_text, redacted
-from stream_trainer.streams.dead_letters import FILE_BYTES_MAX, FILES_MAX
+from stream_trainer.streams.dead_letter_file import FILE_BYTES_MAX, FILES_MAX
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions
 
 __all__ = ["CheckpointConfig", "DeadLetterConfig", "RunConfig", "TelemetryConfig", "json_schema", "load_config"]

@@ -17,7 +17,8 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.config_text import SECRET, redacted
 from stream_trainer.service.until_end import UntilEnd
-from stream_trainer.streams.dead_letters import letter_of_record, read_dead_letters
+from stream_trainer.streams.dead_letter_file import read_dead_letters
+from stream_trainer.streams.dead_letter_topic import letter_of_record
 from stream_trainer.streams.kafka import KafkaSource
 from stream_trainer.streams.retried import letter_id
 from stream_trainer.types import Reject, RejectReason

@@ -30,7 +30,7 @@ from stream_trainer.errors import ConfigError, StreamTrainerError
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.dead_letter_queue import letter_file, letters_of
 from stream_trainer.service.wiring import open_file, producer_settings
-from stream_trainer.streams.dead_letters import HEADER_PREFIX, sendable_headers
+from stream_trainer.streams.dead_letter_topic import HEADER_PREFIX, sendable_headers
 from stream_trainer.streams.retried import Retried, letter_id, write_whole
 from stream_trainer.types import ClosedBy, RawBatch, RecordChunk, Reject, TopicPartition
 

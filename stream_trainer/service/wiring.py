@@ -36,7 +36,8 @@ from stream_trainer.service.observers import Observer
 from stream_trainer.service.sharded import ShardedService
 from stream_trainer.service.standby import StandbyService
 from stream_trainer.service.until_end import UntilEnd
-from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters
+from stream_trainer.streams.dead_letter_file import FileDeadLetters
+from stream_trainer.streams.dead_letter_topic import TopicDeadLetters
 from stream_trainer.streams.embedded import CLIENT_SETTINGS, EmbeddedBroker
 from stream_trainer.streams.event_places import EventQueue, FileEvents, TopicEvents
 from stream_trainer.streams.files import LINE_BYTES_MAX, FileSource

@@ -40,7 +40,7 @@ from stream_trainer.evaluation import Prequential
 from stream_trainer.models.digest import state_sha256
 from stream_trainer.schema import Schema
 from stream_trainer.service.loop import Service
-from stream_trainer.streams.dead_letters import FileDeadLetters
+from stream_trainer.streams.dead_letter_file import FileDeadLetters
 from stream_trainer.testing.counting import SCHEMA, CountingModel
 from stream_trainer.testing.fakes import ManualClock, MemoryDeadLetters
 from stream_trainer.testing.faulty_disk import Crash, Fault, FaultyDisk

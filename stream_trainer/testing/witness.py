@@ -10,7 +10,7 @@ from stream_trainer.checkpoints import CheckpointDirectory
 from stream_trainer.contracts import Decoder
 from stream_trainer.service.loop import Service
 from stream_trainer.service.observers import Observer
-from stream_trainer.streams.dead_letters import read_dead_letters
+from stream_trainer.streams.dead_letter_file import read_dead_letters
 from stream_trainer.testing.scripted_source import ScriptedLog
 from stream_trainer.types import Counts, Decoded, Positions, RawBatch, TopicPartition
 

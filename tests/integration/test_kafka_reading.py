@@ -8,7 +8,7 @@ import pytest
 from real_kafka import admin, create_topic, produce, producer, read_to, until
 
 from stream_trainer.errors import ConfigError, DataLost, StreamTrainerError
-from stream_trainer.streams.dead_letters import TopicDeadLetters
+from stream_trainer.streams.dead_letter_topic import TopicDeadLetters
 from stream_trainer.types import Reject, RejectReason, TopicPartition
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stream_trainer.service.config import check_config
 from stream_trainer.service.wiring import assemble
-from stream_trainer.streams.dead_letters import read_dead_letters
+from stream_trainer.streams.dead_letter_file import read_dead_letters
 from stream_trainer.testing.mutate import mutate_record
 
 N_RECORDS = 100_000

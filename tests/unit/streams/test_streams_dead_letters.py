@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kafka import errors as kafka_errors
 
 from stream_trainer.errors import ConfigError, DeadLettersWait, StreamTrainerError
-from stream_trainer.streams.dead_letters import FileDeadLetters, TopicDeadLetters, letter_of_record, read_dead_letters
+from stream_trainer.streams.dead_letter_file import FileDeadLetters, read_dead_letters
+from stream_trainer.streams.dead_letter_topic import TopicDeadLetters, letter_of_record
 from stream_trainer.types import Reject, RejectReason, TopicPartition
 
 

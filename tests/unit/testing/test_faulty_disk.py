@@ -7,7 +7,7 @@ import pytest
 
 from stream_trainer.checkpoints import BatchJournal, CheckpointDirectory
 from stream_trainer.errors import CheckpointError
-from stream_trainer.streams.dead_letters import FileDeadLetters, read_dead_letters
+from stream_trainer.streams.dead_letter_file import FileDeadLetters, read_dead_letters
 from stream_trainer.testing.fakes import chunk_of
 from stream_trainer.testing.faulty_disk import Crash, Fault, FaultyDisk
 from stream_trainer.types import ClosedBy, Counts, RawBatch, Reject, RejectReason, Run, Snapshot, TopicPartition
