@@ -37,7 +37,7 @@ STREAMS = (
 )
 
 
-def _trust(effective: Callable[[int, float], float], power: int = 1) -> Callable[..., float]:
+def _trust(effective: Callable[[int, float], float], power: float = 1.0) -> Callable[..., float]:
     """The trust in a batch's moments if its records counted for so many."""
     return lambda self, n, positions, rho: max(
         1e-9, 1 - layer.SHRINKAGE ** ((effective(n, min(1.0, max(0.0, rho))) * positions) ** power)
@@ -66,7 +66,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[Callable[[], Any]]]] = {
         {},
         [_patched("trust", _trust(lambda n, rho: _kish(n, rho / 3)), of=ADAPTIVE)],
     ),
-    "trust by the square of the values": ({}, [_patched("trust", _trust(_kish, power=2), of=ADAPTIVE)]),
+    "trust by the square of the values": ({}, [_patched("trust", _trust(_kish, power=2.0), of=ADAPTIVE)]),
+    "trust by their power 1.5": ({}, [_patched("trust", _trust(_kish, power=1.5), of=ADAPTIVE)]),
     "damping the other way": ({"damping": "other"}, []),
 }
 
