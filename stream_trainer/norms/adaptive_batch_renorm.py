@@ -33,9 +33,9 @@ from stream_trainer.norms.kernel import compiled, kernel_takes
 
 __all__ = ["AdaptiveBatchRenorm"]
 
-# Weight of the prior (0, 1) to the power of the values in the batch: 3/4 at one, .32 at four, .01 at sixteen. With their
-# square 64 flights worth five were believed, and the weather that they share was projected away: log-loss .489 and not
-# .452. The price: at twice the usual rate and in batches of 64 a drift costs up to 1.5 points more.
+# Weight of the prior (0, 1) to the power of the values in the batch: 3/4 at one, .32 at four, .01 at sixteen. With
+# their square 64 flights worth five were believed, and the weather that they share was projected away: log-loss .489,
+# not .452. The price: at twice the usual rate and in batches of 64 a drift costs up to 1.5 points more.
 SHRINKAGE = 0.75
 DRIFT_RATIO = 2.0  # horizons twice as far apart as usual are a drift
 SIZE_MEMORY = 0.998  # per record, for the usual size of a batch
