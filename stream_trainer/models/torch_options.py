@@ -15,7 +15,7 @@ from torch import nn
 from stream_trainer.errors import ConfigError
 from stream_trainer.models.networks import build_network, refuse_batch_norm
 from stream_trainer.norms import convert_norms
-from stream_trainer.optimizers import RateScaling
+from stream_trainer.optimizers import REFERENCE_RECORDS, RateScaling
 from stream_trainer.schema import Schema
 
 __all__ = ["TorchOptions", "build_configured"]
@@ -83,10 +83,10 @@ class TorchOptions:
         return next(iter(self.optimizer.items()))
 
     def gradient_limit(self, records: int) -> float:
-        """Longest gradient that passes as it is. A mean over fewer than 16 records is up to √(16/n) times as long: cut
-        like the others, one record in twenty of elec2 would have been, and always one that was predicted wrongly."""
+        """Longest gradient that passes as it is. A mean over n < 16 records may be √(16/n) times as long: with one limit
+        for all, one record in twenty of elec2 was cut, and always one that had been predicted wrongly."""
         limit = math.inf if self.gradient_norm_max is None else self.gradient_norm_max
-        return limit * math.sqrt(max(1.0, 16 / records))
+        return limit * math.sqrt(max(1.0, REFERENCE_RECORDS / records))
 
     @property
     def rate_scaling(self) -> RateScaling:

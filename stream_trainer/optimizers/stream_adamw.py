@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stream_trainer.errors import ConfigError
 
-__all__ = ["StreamAdamW"]
+__all__ = ["REFERENCE_RECORDS", "StreamAdamW"]
 
 REFERENCE_RECORDS = 16  # the batch size at which `lr` is the step and `beta1` the decay
 DECAY_MAX = 0.9999  # with single records a longer memory of g² adds lag and takes no more noise away
