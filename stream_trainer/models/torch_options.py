@@ -83,8 +83,8 @@ class TorchOptions:
         return next(iter(self.optimizer.items()))
 
     def gradient_limit(self, records: int) -> float:
-        """Longest gradient that passes as it is. A mean over n < 16 records may be √(16/n) times as long: with one limit
-        for all, one record in twenty of elec2 was cut, and always one that had been predicted wrongly."""
+        """Longest gradient that passes as it is. A mean over n < 16 records may be √(16/n) times as long: with one
+        limit for all, one record in twenty of elec2 was cut, and always one that had been predicted wrongly."""
         limit = math.inf if self.gradient_norm_max is None else self.gradient_norm_max
         return limit * math.sqrt(max(1.0, REFERENCE_RECORDS / records))
 
