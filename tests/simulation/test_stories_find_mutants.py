@@ -11,7 +11,7 @@ import pytest
 from stream_trainer.checkpoints import BatchJournal, local_store
 from stream_trainer.checkpoints.local_store import LocalStore
 from stream_trainer.service.loop import Service
-from stream_trainer.streams import dead_letters
+from stream_trainer.streams.dead_letter_file import FileDeadLetters
 from stream_trainer.testing.simulation import StoryBroken, simulate
 
 SEEDS = 60
@@ -69,7 +69,7 @@ def no_fsync_of_the_journal(monkeypatch):
 
 def no_flush_of_dead_letters(monkeypatch):
     """The checkpoint passes records that are nowhere."""
-    monkeypatch.setattr(dead_letters.FileDeadLetters, "flush", lambda self: None)
+    monkeypatch.setattr(FileDeadLetters, "flush", lambda self: None)
 
 
 def name_before_content(monkeypatch):
