@@ -68,12 +68,13 @@ def killed(tmp_path):
     """A run over 60,000 records of a file, one in 50 of them bad, killed twenty times."""
     lines = [b"{broken" if i % 50 == 7 else json.dumps({"id": i, "y": i % 3 == 0}).encode() for i in range(60_000)]
     (tmp_path / "records.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    oracle = {"estimator": "counting_oracle.CountingClassifier", "parameters": {"records_per_s_max": 12_000}}
     path = write_config(
         tmp_path,
         source={"file": {"path": str(tmp_path / "records.jsonl")}},
         schema={"features": {"id": "number"}, "target": {"y": "binary"}},
         batch={"records_max": 16, "age_s_max": 0.001},
-        models={"oracle": {"river": {"estimator": "counting_oracle.CountingClassifier"}}},
+        models={"oracle": {"river": oracle}},
         telemetry=None,
     )
     return path, die_again_and_again(path, kills=20, seed=4, life_s_max=0.5)
