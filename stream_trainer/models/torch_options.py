@@ -15,7 +15,7 @@ from torch import nn
 from stream_trainer.errors import ConfigError
 from stream_trainer.models.networks import build_network, refuse_batch_norm
 from stream_trainer.norms import convert_norms
-from stream_trainer.optimizers import REFERENCE_RECORDS, RateScaling
+from stream_trainer.optimizers import RateScaling, headroom
 from stream_trainer.schema import Schema
 
 __all__ = ["TorchOptions", "build_configured"]
@@ -86,7 +86,7 @@ class TorchOptions:
         """Longest gradient that passes as it is. A mean over n < 16 records may be √(16/n) times as long: with one
         limit for all, one record in twenty of elec2 was cut, and always one that had been predicted wrongly."""
         limit = math.inf if self.gradient_norm_max is None else self.gradient_norm_max
-        return limit * math.sqrt(max(1.0, REFERENCE_RECORDS / records))
+        return limit * headroom(records)
 
     @property
     def rate_scaling(self) -> RateScaling:

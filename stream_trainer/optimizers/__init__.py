@@ -5,6 +5,6 @@ Floor 1: gradients in, steps out; knows no model, no batch and no clock but the 
 
 from stream_trainer.optimizers.rate_scaling import RateScaling, Stepper
 from stream_trainer.optimizers.registry import OPTIMIZERS, build_optimizer
-from stream_trainer.optimizers.stream_adamw import REFERENCE_RECORDS, StreamAdamW
+from stream_trainer.optimizers.stream_adamw import StreamAdamW, headroom
 
-__all__ = ["OPTIMIZERS", "REFERENCE_RECORDS", "RateScaling", "Stepper", "StreamAdamW", "build_optimizer"]
+__all__ = ["OPTIMIZERS", "RateScaling", "Stepper", "StreamAdamW", "build_optimizer", "headroom"]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stream_trainer.errors import ConfigError
 
-__all__ = ["REFERENCE_RECORDS", "StreamAdamW"]
+__all__ = ["StreamAdamW", "headroom"]
 
 REFERENCE_RECORDS = 16  # the batch size at which `lr` is the step and `beta1` the decay
 DECAY_MAX = 0.9999  # with single records a longer memory of g² adds lag and takes no more noise away
@@ -209,9 +209,18 @@ class StreamAdamW(torch.optim.Optimizer):
         state["row_weight"][rows] = weight_R1
 
 
+def headroom(records: int) -> float:
+    """How many times as long as usual the mean gradient of so few records may be: max(1, √(16/n)).
+
+    >>> headroom(1), headroom(16), headroom(500)
+    (4.0, 1.0, 1.0)
+    """
+    return math.sqrt(max(1.0, REFERENCE_RECORDS / records))
+
+
 def _cut(rms: float, records: int) -> float:
     """What is left of an update of this root mean square; nan stays nan."""
-    limit = max(1.0, math.sqrt(REFERENCE_RECORDS / records))
+    limit = headroom(records)
     return 1.0 if rms <= limit else max(1.0, limit * limit / rms) / rms
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from stream_trainer.errors import ConfigError, StreamTrainerError
 from stream_trainer.types import Reject, RejectReason, TopicPartition
 
-__all__ = ["FILES_MAX", "FILE_BYTES_MAX", "FileDeadLetters", "read_dead_letters"]
+__all__ = ["FILES_MAX", "FILE_BYTES_MAX", "FileDeadLetters", "origin_and_fault", "read_dead_letters"]
 
 FILE_BYTES_MAX = 64 * 2**20  # opens in any editor
 FILES_MAX = 16  # 1 GiB in all
@@ -143,14 +143,21 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _to_json(reject: Reject) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def origin_and_fault(reject: Reject) -> dict[str, Any]:
+    """Where it came from and what was wrong with it, by the names that a letter has for them in a file or a topic."""
+    return {
         "topic": reject.partition.topic,
         "partition": reject.partition.partition,
         "offset": reject.offset,
         "timestamp_ms": reject.timestamp_ms,
         "reason": reject.reason.value,
         "detail": reject.detail,
+    }
+
+
+def _to_json(reject: Reject) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        **origin_and_fault(reject),
         "key": _base64(reject.key),
         "value": _base64(reject.value),
         "headers": [[name, _base64(value)] for name, value in reject.headers],

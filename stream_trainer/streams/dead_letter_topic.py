@@ -11,6 +11,7 @@ import kafka
 from kafka import errors as kafka_errors
 
 from stream_trainer.errors import ConfigError, DeadLettersWait, StreamTrainerError
+from stream_trainer.streams.dead_letter_file import origin_and_fault
 from stream_trainer.types import Headers, Reject, RejectReason, TopicPartition
 
 __all__ = ["HEADER_PREFIX", "TopicDeadLetters", "letter_of_record", "sendable_headers"]
@@ -107,14 +108,7 @@ class TopicDeadLetters:
 
 
 def _to_headers(reject: Reject) -> list[tuple[str, bytes]]:
-    ours = {
-        "topic": reject.partition.topic,
-        "partition": reject.partition.partition,
-        "offset": reject.offset,
-        "timestamp_ms": reject.timestamp_ms,
-        "reason": reject.reason.value,
-        "detail": reject.detail,
-    }
+    ours = origin_and_fault(reject)
     return sendable_headers(reject) + [(HEADER_PREFIX + name, str(value).encode()) for name, value in ours.items()]
 
 
