@@ -111,7 +111,7 @@ class Model(Stateful, Protocol):
         """With the state as it is, changing nothing: twice the same answer, and learning goes on as if never asked."""
 
     def learn(self, batch: Batch) -> LearnReport:
-        """From every record, once. A non-finite loss or gradient changes nothing and is reported as skipped."""
+        """From every record, once. A step on a loss or gradient that is not finite is not taken, and is told."""
 
 
 @runtime_checkable

@@ -167,6 +167,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.y_N)
 
+    def rows(self, rows_M: "np.ndarray | slice") -> "Batch":
+        """The records of `rows_M`, in that order; a row may come several times. A slice gives views, not copies."""
+        return Batch(
+            x_NF=self.x_NF[rows_M],
+            missing_NF=None if self.missing_NF is None else self.missing_NF[rows_M],
+            category_NC=self.category_NC[rows_M],
+            y_N=self.y_N[rows_M],
+            arrays={name: array[rows_M] for name, array in self.arrays.items()},
+            timestamp_ms_N=self.timestamp_ms_N[rows_M],
+        )
+
 
 class RejectReason(Enum):
     """Why a record went to the dead letters. A bounded set: it becomes a metric label."""
@@ -306,9 +317,9 @@ class ReactionEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnReport:
-    """What one `learn` did. `skipped` says why nothing was learned, for example "non_finite"; None: it was."""
+    """What one `learn` did. `skipped` says why a step was not taken, for example "non_finite"; None: all were."""
 
-    loss: float | None = None  # mean over the batch before the step; None where the model has none
+    loss: float | None = None  # mean over the records, before each step; None: the model has none, or took no step
     gradient_norm: float | None = None
     learning_rate: float | None = None
     skipped: str | None = None

@@ -19,6 +19,7 @@ from stream_trainer.models.initial_weights import InitialWeights
 from stream_trainer.models.late_copy import LateCopy
 from stream_trainer.models.own_randomness import own_randomness
 from stream_trainer.models.plasticity import PlasticityWatch, weight_lengths
+from stream_trainer.models.shares import shares, together
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.step_factors import StepFactors, checked_factor
 from stream_trainer.models.torch_options import TorchOptions, build_configured
@@ -111,13 +112,19 @@ class TorchModel:
     # ------------------------------------------------------------ learn
 
     def learn(self, batch: Batch) -> LearnReport:
-        """One step on the mean loss of the batch: cross-entropy in nats, or Huber in standard deviations of the target.
+        """Steps on the mean loss of at most `step_records_max` records each, of which all are a sample of the batch:
+        cross-entropy in nats, or Huber in standard deviations of the target. lbfgs takes one step on all of them.
 
-        Returns: loss and gradient norm before the step and before clipping, and the rate after scaling; or `skipped`:
-                 "non_finite"; of lbfgs "worse", the step raised the loss of its own batch, or "too_few", a batch
-                 of fewer than 16 records. Then nothing changed.
+        Returns: loss and gradient norm before each step and before clipping, and the rate after scaling, in the mean;
+                 and `skipped` if a step was not taken: "non_finite"; of lbfgs "worse", the step raised the loss of its
+                 own batch, or "too_few", a batch of fewer than 16 records. What was not taken changed nothing.
         Raises:  ModelError as `predict`.
         """
+        parts = shares(batch, None if needs_closure(self.optimizer) else self.options.step_records_max)
+        return together([self._learn(part) for part in parts], [len(part) for part in parts])
+
+    def _learn(self, batch: Batch) -> LearnReport:
+        """One step."""
         by_closure = needs_closure(self.optimizer)
         if by_closure and len(batch) < RECORDS_MIN:
             return LearnReport(skipped="too_few")

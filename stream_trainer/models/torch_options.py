@@ -55,6 +55,7 @@ class TorchOptions:
     optimizer: str | Mapping[str, Mapping[str, Any]] = "stream_adamw"  # name, or {name: {option: value}}
     lr_scaling: str | Mapping[str, Any] = "none"  # rule, or {rule: ..., reference_records: ...}
     gradient_norm_max: float | None = 10.0  # a mean over 16 has .1 to 3: this cuts accidents only. None: never
+    step_records_max: int | None = 32  # a larger batch is learned in several steps. None: in one; faster, learns less
     seed: int = 0
 
     input_half_life_records: float = 10_000  # ten times the norms' slow memory: the two must not chase each other
@@ -65,6 +66,8 @@ class TorchOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"torch.{name} is {value}; expected more than 0.")
+        if self.step_records_max is not None and self.step_records_max < 1:
+            raise ConfigError(f"torch.step_records_max is {self.step_records_max}; expected 1 or more, or null.")
         only_net = {name: getattr(self, name) for name in ("net", *_NET_OPTIONS) if getattr(self, name) is not None}
         if self.module is not None and only_net:
             raise ConfigError(f"torch: module is given, so {', '.join(only_net)} has no use; put it in module_options.")

@@ -27,7 +27,6 @@ from stream_trainer.drift.evaluate import (
     WorseOnly,
     judge,
     piecewise,
-    rows_of,
 )
 from stream_trainer.errors import ConfigError
 from stream_trainer.models import TorchOptions, build_model
@@ -144,7 +143,7 @@ def measure_costs(rows: Sequence[Row], *, batch_records: int, rounds: int = 60) 
     rows_s: list[list[float]] = [[] for _ in rows]
     for number in range(rounds + 3):
         part = slice(number * batch_records, (number + 1) * batch_records)
-        batch = rows_of(table.records, part)
+        batch = table.records.rows(part)
         step_s = _cpu_s(partial(_step, model, batch))
         each_s = [_cpu_s(partial(detector.update, errors_N[part])) for detector in detectors]
         if number >= 3:  # the first steps build what later ones have

@@ -23,11 +23,11 @@ from stream_trainer.checkpoints.journal import BatchJournal
 from stream_trainer.checkpoints.members import MemberLife
 from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.engine.recut import Recut
-from stream_trainer.errors import DataLost, StreamTrainerError
+from stream_trainer.errors import CheckpointError, DataLost, StreamTrainerError
 from stream_trainer.service.loop import POLL_RECORDS_MAX, POLL_WAIT_S_MAX, Service
 from stream_trainer.streams.kafka_group import KafkaGroupSource
 from stream_trainer.telemetry.health import Health
-from stream_trainer.types import Cut, Positions, Snapshot, TopicPartition
+from stream_trainer.types import Cut, Positions, RawBatch, Snapshot, TopicPartition
 
 __all__ = ["ShardedService"]
 
@@ -96,6 +96,14 @@ class ShardedService(Service):
     def _turn(self) -> None:
         self.life.check()
         super()._turn()
+
+    def _learn(self, raw: RawBatch) -> None:
+        """A life that is over has no folder to begin a journal in."""
+        try:
+            super()._learn(raw)
+        except CheckpointError:
+            self.life.check()
+            raise
 
     def _between_batches(self) -> None:
         self._follow_the_group()

@@ -73,10 +73,12 @@ ERROR = _counter(
     "mean error of any range.",
     "model",
 )
-LOSS = _gauge("batch_loss", "Mean loss of the last batch, before its step.", "model")
-GRADIENT_NORM = _gauge("gradient_norm", "Norm of the gradient of the last batch.", "model")
+LOSS = _gauge("batch_loss", "Mean loss of the last batch, before each step of it.", "model")
+GRADIENT_NORM = _gauge("gradient_norm", "Norm of the gradient of the last batch, mean over its steps.", "model")
 LEARNING_RATE = _gauge("learning_rate", "Learning rate of the last step.", "model")
-NONFINITE = _counter("nonfinite_steps", "Steps not taken because loss or gradient was not finite.", "model")
+NONFINITE = _counter(
+    "nonfinite_steps", "Batches with a step not taken because loss or gradient was not finite.", "model"
+)
 REFUSED = _counter(
     "refused_steps",
     "Batches that lbfgs did not learn from: below 16 records, or the step raised the loss of its own batch.",

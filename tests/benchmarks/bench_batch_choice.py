@@ -1,10 +1,11 @@
 """How large a batch, for which optimizer? Score and speed of both, as a user of the product gets them.
 
-One pass of `TorchModel` (the default network and norm, the optimizer by its name in the configuration), each record
-predicted before it is learned. For each cell (data set, batch, optimizer) a seed of its own chooses the rate; the table
-is made of other seeds. The speed is records per second of CPU for predicting and learning: a clock on the wall would
-measure the machine's other users. `lbfgs` refuses batches of fewer than 16 records, and takes a step back that raised
-the loss of its own batch: both are counted, as shares of all records.
+One pass of `TorchModel` (the default network and norm, the optimizer by its name in the configuration, one step a
+batch: `step_records_max: null`), each record predicted before it is learned. For each cell (data set, batch, optimizer)
+a seed of its own chooses the rate; the table is made of other seeds. The speed is records per second of CPU for
+predicting and learning: a clock on the wall would measure the machine's other users. `lbfgs` refuses batches of fewer
+than 16 records, and takes a step back that raised the loss of its own batch: both are counted, as shares of all
+records.
 
     python tests/benchmarks/bench_batch_choice.py run --out tests/benchmarks/batch_choice_DATE.csv
     python tests/benchmarks/bench_batch_choice.py table tests/benchmarks/batch_choice_DATE.csv
@@ -58,9 +59,9 @@ class Row(Run):
 # ---------------------------------------------------------------- one run
 
 
-def records_of(data: str, n_records: int, seed: int) -> tuple[Schema, Batch]:
+def records_of(data: str, order: str, n_records: int, seed: int) -> tuple[Schema, Batch]:
     """The whole stream as the decoder would hand it over, and its schema: images as an array feature."""
-    found = stream(data, DATA[data], n_records, seed, images=data == "fashion")
+    found = stream(data, order, n_records, seed, images=data == "fashion")
     classes = Target(name="y", kind=TargetKind.CLASSES, classes=tuple(map(str, range(found.classes))))
     x = found.x.numpy()
     if data == "fashion":
@@ -84,21 +85,14 @@ def cut(whole: Batch, batch: str) -> Iterator[Batch]:
     start = 0
     while start < len(whole):
         size = GROWING.records_limit(start) if batch == "growing" else int(batch)
-        part = slice(start, start + size)
-        yield Batch(
-            x_NF=whole.x_NF[part],
-            missing_NF=None,
-            category_NC=whole.category_NC[part],
-            y_N=whole.y_N[part],
-            arrays={name: array[part] for name, array in whole.arrays.items()},
-            timestamp_ms_N=whole.timestamp_ms_N[part],
-        )
+        yield whole.rows(slice(start, start + size))
         start += size
 
 
 def measure(run: Run) -> Row:
-    schema, whole = records_of(run.data, run.records, run.seed)
-    model = TorchModel(schema, TorchOptions(optimizer={run.optimizer: {"lr": run.rate}}, seed=run.seed))
+    schema, whole = records_of(run.data, DATA[run.data], run.records, run.seed)
+    options = TorchOptions(optimizer={run.optimizer: {"lr": run.rate}}, step_records_max=None, seed=run.seed)
+    model = TorchModel(schema, options)
     right: list[np.ndarray] = []
     refused = {None: 0, "too_few": 0, "worse": 0, "non_finite": 0}
     steps = 0

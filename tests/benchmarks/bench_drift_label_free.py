@@ -29,7 +29,7 @@ from stream_trainer.drift import (
     build_error_signal,
     build_norm_signal,
 )
-from stream_trainer.drift.evaluate import CONCEPTS, Table, piecewise, rows_of
+from stream_trainer.drift.evaluate import CONCEPTS, Table, piecewise
 from stream_trainer.evaluation.outcomes import class_verdict
 from stream_trainer.models import TorchOptions, build_model
 from stream_trainer.schema import NumberFeature, Schema, Target
@@ -118,7 +118,7 @@ def alarms(table: Table, seed: int) -> dict[str, list[int]]:
     }
     told: dict[str, list[int]] = {name: [] for name in (*errors, "features", "labels", "predictions", *doubts, *norms)}
     for start in range(0, len(table), BATCH):
-        batch = rows_of(table.records, slice(start, start + BATCH))
+        batch = table.records.rows(slice(start, start + BATCH))
         verdict = class_verdict(batch.y_N, model.predict(batch))
         model.learn(batch)
         found = {

@@ -86,7 +86,7 @@ def batch_of(x_NF: np.ndarray, y_N: np.ndarray) -> Batch:
 
 def cut(whole: Batch) -> Iterator[Batch]:
     for start in range(0, len(whole), BATCH):
-        yield batch_of(whole.x_NF[start : start + BATCH], whole.y_N[start : start + BATCH])
+        yield whole.rows(slice(start, start + BATCH))
 
 
 class Forced:

@@ -47,7 +47,7 @@ class Run:
     order: str
     cut: str
     norm: str
-    optimizer: str
+    optimizer: str  # a name, or name + ":32": batches are learned in steps of at most so many records
     rate: float
     seed: int
     records: int = RECORDS
@@ -90,14 +90,16 @@ def measure(run: Run) -> Row:
     name, _, kind = run.data.partition("-")
     data = stream(name, run.order, run.records, run.seed, images=kind == "lenet")
     torch.manual_seed(run.seed)
-    net = network_of(data, run.norm, norm_options(run.norm, run.optimizer))
+    optimizer, _, step_records = run.optimizer.partition(":")
+    net = network_of(data, run.norm, norm_options(run.norm, optimizer))
     started = time.process_time()
     outcome: Outcome = learn_online(
         net,
-        stepper_of(net, run.optimizer, run.rate),
+        stepper_of(net, optimizer, run.rate),
         data,
         batches(run.cut, run.records, run.seed),
         singles_are_refused=run.norm == "batch",
+        step_records_max=int(step_records) if step_records else None,
     )
     return Row(**asdict(run), **asdict(outcome), cpu_s=round(time.process_time() - started, 2))
 

@@ -1,7 +1,8 @@
 """Does one setting serve every batch size? Norm and optimizer together, one learning rate for all cuts and streams.
 
 For each pair of norm and optimizer one rate is chosen, on a seed of its own: the best in the mean over shuffled and
-drifting images and the cuts that are cheap. The tables are made of fresh seeds; the other streams were never tuned on.
+drifting images and the cuts that are cheap. "adamw:32" learns a batch in steps of at most 32 records, as the product
+does by default, "adamw" in one. The tables are made of fresh seeds; the other streams were never tuned on.
 Runs are kept in a CSV like that of `bench_norm_grid.py`, so it may be stopped and go on, and grow pair by pair.
 
     python tests/benchmarks/bench_one_setting.py run --out one_setting_DATE.csv [--pairs layer+adamw ...] [--judged]
@@ -38,14 +39,15 @@ TUNING_CUTS = ("16", "64", "variable", "bursty")  # single records cost as much 
 SEEDS = (1, 2, 3)
 
 
-PAIRS = tuple(f"{norm}+{optimizer}" for optimizer in RATES for norm in NORMS)
+STEPS = ("", ":32")  # a batch is one step, or several of at most 32 records, as the product does by default
+PAIRS = tuple(f"{norm}+{optimizer}{steps}" for optimizer in RATES for norm in NORMS for steps in STEPS)
 
 
 def run_all(path: Path, pairs: Iterable[str], streams: tuple[tuple[str, str], ...], seeds: Iterable[int]) -> None:
     results = Results(path, Run, Row)
     named = [tuple(pair.split("+")) for pair in pairs]
     for norm, optimizer in named:
-        for rate, seed in itertools.product(RATES[optimizer], TUNING_SEEDS):
+        for rate, seed in itertools.product(RATES[optimizer.partition(":")[0]], TUNING_SEEDS):
             for run in _cells(norm, optimizer, rate, seed, JUDGED, TUNING_CUTS):
                 results.once(run, measure)
     for seed, (norm, optimizer) in itertools.product(seeds, named):  # stopped early it has compared all pairs, on fewer

@@ -12,6 +12,8 @@ import torch
 from online_streams import Stream
 from torch import Tensor, nn
 
+from stream_trainer.models.shares import share_rows
+
 __all__ = ["Outcome", "learn_online"]
 
 Step = Callable[[int], object]  # told the records of the batch, moves the weights
@@ -32,13 +34,20 @@ class Outcome:
 
 
 def learn_online(
-    network: nn.Module, step: Step, stream: Stream, cut: Iterable[slice], *, singles_are_refused: bool = False
+    network: nn.Module,
+    step: Step,
+    stream: Stream,
+    cut: Iterable[slice],
+    *,
+    singles_are_refused: bool = False,
+    step_records_max: int | None = None,
 ) -> Outcome:
     """Test, then train, over the whole stream. Nothing is rescued: a network that goes to NaN scores 0 from there on.
 
     Args:
         step: called after each backward pass.
         singles_are_refused: BatchNorm cannot learn from a batch of one: it is scored there and skips it.
+        step_records_max: a larger batch is learned in several steps, as the product does by default; None: in one.
     """
     cut = list(cut)
     right = 0
@@ -48,12 +57,13 @@ def learn_online(
         if singles_are_refused and len(x) == 1:
             continue
         network.train()
-        network.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(network(x), y)
-        loss.backward()
-        if not math.isfinite(float(loss.detach())):
-            return Outcome.diverged()
-        step(len(x))
+        for share in share_rows(len(x), step_records_max):
+            network.zero_grad(set_to_none=True)
+            loss = nn.functional.cross_entropy(network(x[share]), y[share])
+            loss.backward()
+            if not math.isfinite(float(loss.detach())):
+                return Outcome.diverged()
+            step(len(y[share]))
     held_out = _right(network, stream.held_out_x, stream.held_out_y) / len(stream.held_out_y)
     return Outcome(
         prequential=right / len(stream.y),

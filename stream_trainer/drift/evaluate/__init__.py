@@ -15,7 +15,7 @@ from stream_trainer.drift.evaluate.streams import (
     losses_with_changes,
     seasonal_errors,
 )
-from stream_trainer.drift.evaluate.tables import INJECTIONS, Table, prequential_errors, rows_of, shuffled
+from stream_trainer.drift.evaluate.tables import INJECTIONS, Table, prequential_errors, shuffled
 
 __all__ = [
     "CONCEPTS",
@@ -34,7 +34,6 @@ __all__ = [
     "piecewise",
     "pooled",
     "prequential_errors",
-    "rows_of",
     "seasonal_errors",
     "shuffled",
     "told_at",

@@ -20,7 +20,7 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.schema import Schema, TargetKind
 from stream_trainer.types import Batch
 
-__all__ = ["INJECTIONS", "Table", "prequential_errors", "rows_of", "shuffled"]
+__all__ = ["INJECTIONS", "Table", "prequential_errors", "shuffled"]
 
 _ODDS = 9.0  # of the rarest class, times its own: even classes become 9 to 1
 
@@ -38,22 +38,10 @@ class Table:
         return len(self.records)
 
 
-def rows_of(batch: Batch, rows_M: np.ndarray | slice) -> Batch:
-    """The records of `rows_M`, in that order; a row may come several times."""
-    return Batch(
-        x_NF=batch.x_NF[rows_M],
-        missing_NF=None if batch.missing_NF is None else batch.missing_NF[rows_M],
-        category_NC=batch.category_NC[rows_M],
-        y_N=batch.y_N[rows_M],
-        arrays={name: array[rows_M] for name, array in batch.arrays.items()},
-        timestamp_ms_N=batch.timestamp_ms_N[rows_M],
-    )
-
-
 def shuffled(table: Table, records_max: int, seed: int) -> Table:
     """At most `records_max` rows, drawn without repeats in random order: stationary, whatever the table was."""
     chosen_M = np.random.default_rng(seed).permutation(len(table))[:records_max]
-    return replace(table, records=rows_of(table.records, chosen_M), changes=())
+    return replace(table, records=table.records.rows(chosen_M), changes=())
 
 
 def prequential_errors(model: Model, table: Table, batch_records: int) -> Stream:
@@ -64,7 +52,7 @@ def prequential_errors(model: Model, table: Table, batch_records: int) -> Stream
     errors_N = np.empty(len(table), dtype=np.float64)
     for start in range(0, len(table), batch_records):
         part = slice(start, start + batch_records)
-        batch = rows_of(table.records, part)
+        batch = table.records.rows(part)
         prediction = model.predict(batch)
         if table.schema.target.kind is TargetKind.CLASSES:
             errors_N[part] = prediction.argmax(axis=1) != batch.y_N
@@ -87,7 +75,7 @@ def class_prior(table: Table, change: int, seed: int) -> Table:
     weight_N = np.where(y_N == present_K[counts_K.argmin()], _ODDS, 1.0)
     drawn_N = np.random.default_rng(seed).choice(len(y_N), size=len(y_N), p=weight_N / weight_N.sum())
     rows_N = np.concatenate([np.arange(change), change + drawn_N])
-    return _changed(table, rows_of(table.records, rows_N), change, "class_prior")
+    return _changed(table, table.records.rows(rows_N), change, "class_prior")
 
 
 def label_swap(table: Table, change: int, seed: int) -> Table:

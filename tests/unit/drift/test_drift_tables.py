@@ -12,7 +12,6 @@ from stream_trainer.drift.evaluate import (
     Table,
     piecewise,
     prequential_errors,
-    rows_of,
     shuffled,
 )
 from stream_trainer.errors import ConfigError
@@ -188,8 +187,8 @@ def test_errors_are_of_predictions_made_before_learning():
     assert ("mine", ()) == (errors.name, errors.changes)
 
 
-def test_rows_of_takes_every_column_along():
-    taken = rows_of(made(10).records, np.array([7, 7, 1]))
+def test_rows_of_a_batch_take_every_column_along():
+    taken = made(10).records.rows(np.array([7, 7, 1]))
 
     assert [7, 7, 1] == taken.x_NF[:, 1].tolist() == taken.category_NC[:, 0].tolist() == taken.timestamp_ms_N.tolist()
     assert [True, True, True] == taken.missing_NF[:, 1].tolist()

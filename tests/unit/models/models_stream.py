@@ -55,14 +55,7 @@ def records(schema: Schema, n: int, seed: int = 0) -> Batch:
 
 def part(batch: Batch, start: int, stop: int) -> Batch:
     """Records start to stop, as a batch of their own."""
-    return Batch(
-        x_NF=batch.x_NF[start:stop],
-        missing_NF=None if batch.missing_NF is None else batch.missing_NF[start:stop],
-        category_NC=batch.category_NC[start:stop],
-        y_N=batch.y_N[start:stop],
-        arrays={name: array[start:stop] for name, array in batch.arrays.items()},
-        timestamp_ms_N=batch.timestamp_ms_N[start:stop],
-    )
+    return batch.rows(slice(start, stop))
 
 
 def cut(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:

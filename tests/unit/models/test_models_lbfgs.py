@@ -41,7 +41,7 @@ def test_large_batches_are_learned_in_few_steps(schema):
 @pytest.mark.parametrize("norm", ["batch_renorm", "adaptive_batch_renorm", "online", "continual"])
 def test_norm_moments_move_once_a_batch_as_with_any_optimizer(norm):
     """Moved by every evaluation, a memory counted in records would forget five times as fast."""
-    by_lbfgs, by_sgd = build(norm=norm), build(norm=norm, optimizer="sgd")
+    by_lbfgs, by_sgd = build(norm=norm), build(norm=norm, optimizer="sgd", step_records_max=None)
     for model in (by_lbfgs, by_sgd):
         assert model.learn(records(MIXED, 64)).skipped is None
 

@@ -11,13 +11,14 @@ from test_service_loop import SCHEMA
 
 from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory
 from stream_trainer.checkpoints.claims import PartitionClaims
+from stream_trainer.checkpoints.journal import BatchJournal
 from stream_trainer.checkpoints.members import MemberLife, Members
 from stream_trainer.decoding import build_decoder
 from stream_trainer.engine.bad_records import BadRecordLimit
 from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.engine.drift_monitor import DriftMonitor, DriftOptions
 from stream_trainer.engine.trainer import Trainer
-from stream_trainer.errors import DataLost
+from stream_trainer.errors import DataLost, Fenced
 from stream_trainer.evaluation import Prequential
 from stream_trainer.service.observers import Observer
 from stream_trainer.service.sharded import ShardedService
@@ -249,6 +250,19 @@ def test_a_hand_over_in_the_middle_of_a_save_waits_for_it_and_saves_the_rest(tmp
     assert held_up[0] < handed_over, "or the save under way held all of it"
     assert all(position == saved for _, position, saved in released)
     assert learned_by(first, second) == ALL
+
+
+def test_one_that_was_fenced_as_it_began_a_journal_says_so(tmp_path, monkeypatch):
+    """Its folder has another name now. Told as a disk that cannot be written, somebody would look at the disk."""
+    append = BatchJournal.append
+
+    def fenced_just_before(self, *row):
+        Members(tmp_path).fence("a", 1)
+        append(self, *row)
+
+    monkeypatch.setattr(BatchJournal, "append", fenced_just_before)
+    with pytest.raises(Fenced, match="another member took our partitions"):
+        run(tmp_path, "a", *A_WHILE)
 
 
 class Hangs(Observer):
