@@ -8,7 +8,7 @@ The floors, from the ground up; imports go down only, and tests/unit/test_floors
     3  engine | streams checkpoints telemetry         decide, without I/O | touch the world, without knowing the engine
     4  service demo cli                               connect; the only endless loop is service/loop.py
 
-Read types.py, contracts.py and service/loop.py and you have the system; ARCHITECTURE.md is the tour.
+Read types/, contracts.py and service/loop.py and you have the system; ARCHITECTURE.md is the tour.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,8 @@
 """What a run is: one YAML file, checked whole before anything starts.
 
 Options live beside the class they configure, as frozen dataclasses; here they are only put together. Unknown keys are
-errors that name the known ones. Not here: reading the file (config_text.py), building the parts (wiring.py).
+errors that name the known ones. Not here: reading the file (config_text.py), what a record looks like
+(config_schema.py), how a mistake is told (config_problems.py), building the parts (wiring.py).
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stream_trainer.checkpoints import is_object_store
 from stream_trainer.engine.bad_records import RATIO_MAX, WINDOW_RECORDS
@@ -19,108 +20,18 @@ from stream_trainer.engine.batcher import BatchPolicy, Growth
 from stream_trainer.engine.drift_monitor import DriftOptions
 from stream_trainer.errors import ConfigError
 from stream_trainer.models import RiverOptions, TorchOptions
-from stream_trainer.schema import ArrayBytes, ArrayFeature, CategoryFeature, NumberFeature, Schema, Target, TargetKind
-from stream_trainer.service.config_text import read_config_text, redacted
+from stream_trainer.service.config_problems import explain
+from stream_trainer.service.config_schema import STRICT, SchemaConfig, Strict
+from stream_trainer.service.config_text import read_config_text
 from stream_trainer.streams.dead_letter_file import FILE_BYTES_MAX, FILES_MAX
 from stream_trainer.streams.kafka_options import GroupOptions, KafkaOptions
 
 __all__ = ["CheckpointConfig", "DeadLetterConfig", "RunConfig", "TelemetryConfig", "json_schema", "load_config"]
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
 for options in (BatchPolicy, Growth, GroupOptions, KafkaOptions, TorchOptions, RiverOptions, DriftOptions):
     setattr(options, "__pydantic_config__", STRICT)  # noqa: B010  how pydantic is told about a plain dataclass
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-class Strict(BaseModel):
-    model_config = STRICT
-
-
-# ---------------------------------------------------------------- schema
-
-
-class NumberConfig(Strict):
-    optional: bool = False
-
-
-class CategoryConfig(Strict):
-    buckets: int
-    optional: bool = False
-
-
-class ArrayConfig(Strict):
-    shape: tuple[int, ...]
-    bytes: ArrayBytes | None = None
-
-
-def _array_of_shape(value: Any) -> Any:
-    return {"shape": value} if isinstance(value, list | tuple) else value
-
-
-ArrayOrShape = Annotated[ArrayConfig, BeforeValidator(_array_of_shape, json_schema_input_type=ArrayConfig | list[int])]
-
-
-class FeatureConfig(Strict):
-    """`number`, `{number: {optional: true}}`, `{category: 32}`, `{category: {buckets: 32}}`, `{array: [28, 28]}` or
-    `{array: {shape: [28, 28], bytes: uint8}}`."""
-
-    number: NumberConfig | None = None
-    category: CategoryConfig | None = None
-    array: ArrayOrShape | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if value == "number":
-            return {"number": {}}
-        if isinstance(value, dict) and isinstance(value.get("category"), int):
-            return {**value, "category": {"buckets": value["category"]}}
-        return value
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        kinds = [kind for kind in ("number", "category", "array") if getattr(self, kind) is not None]
-        if len(kinds) != 1:
-            raise ValueError("expected exactly one of number, category, array")
-        return self
-
-
-class SchemaConfig(Strict):
-    features: dict[str, FeatureConfig]
-    target: dict[str, Any]
-    record_bytes_max: int = Field(default=1_048_576, ge=1)  # 1 MiB: as much as a Kafka broker accepts by default
-
-    def build(self) -> Schema:
-        features = self.features.items()
-        return Schema(
-            numbers=tuple(NumberFeature(name=n, optional=f.number.optional) for n, f in features if f.number),
-            categories=tuple(
-                CategoryFeature(name=n, buckets=f.category.buckets, optional=f.category.optional)
-                for n, f in features
-                if f.category
-            ),
-            arrays=tuple(
-                ArrayFeature(name=n, shape=f.array.shape, bytes=f.array.bytes) for n, f in features if f.array
-            ),
-            target=self._target(),
-        )
-
-    def _target(self) -> Target:
-        forms = "binary, number or {classes: [a, b, ...]}"
-        if len(self.target) != 1:
-            raise ConfigError(f"schema.target: expected one field, as {{field: {forms}}}; found {len(self.target)}.")
-        ((name, kind),) = self.target.items()
-        if kind == "binary":
-            return Target.binary(name)
-        if kind == "number":
-            return Target(name=name, kind=TargetKind.NUMBER)
-        if isinstance(kind, dict) and list(kind) == ["classes"] and isinstance(kind["classes"], list):
-            return Target(name=name, kind=TargetKind.CLASSES, classes=tuple(map(str, kind["classes"])))
-        raise ConfigError(f"schema.target.{name}: expected {forms}; found {kind!r}.")
-
-
-# ---------------------------------------------------------------- the rest
 
 
 def _topics(value: Any) -> Any:
@@ -296,7 +207,8 @@ def check_config(values: dict[str, Any], where: str) -> RunConfig:
         config = RunConfig.model_validate(values)
         config.schema_.build()
     except pydantic.ValidationError as error:
-        problems = [f"  {_explain(problem)}" for problem in error.errors(include_url=False)]
+        schema = json_schema()
+        problems = [f"  {explain(problem, schema)}" for problem in error.errors(include_url=False)]
         raise ConfigError(f"{where}: {len(problems)} problem(s)\n" + "\n".join(problems)) from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -310,34 +222,3 @@ def json_schema() -> dict[str, Any]:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _explain(problem: Any) -> str:
-    path = ".".join(map(str, problem["loc"]))
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _known_keys(problem["loc"][:-1])
-        return f"{path}: unknown key; known here: {', '.join(known)}"
-    told = problem["type"] in ("missing", "value_error")  # the message says what was found, or nothing was
-    found = "" if told else f"; found {redacted(problem['input'], path)!r}"
-    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{found}"
-
-
-def _known_keys(path: Iterable[Any]) -> list[str]:
-    """Walk the JSON Schema to the place where an unknown key stood."""
-    root = json_schema()
-    place = root
-    for key in path:
-        place = _resolved(place, root)
-        named = place.get("properties", {}).get(key)
-        any_name = [*place.get("patternProperties", {}).values(), place.get("additionalProperties")]
-        place = named or any_name[0] or {}
-    return sorted(_resolved(place, root).get("properties", {}))
-
-
-def _resolved(place: Any, root: dict[str, Any]) -> Any:
-    """Follow `$ref`, and through "this or null" to this."""
-    for option in place.get("anyOf", ()):
-        if option.get("type") != "null":
-            place = option
-            break
-    return root["$defs"][place["$ref"].rpartition("/")[2]] if "$ref" in place else place
