@@ -2,7 +2,8 @@
 
 For each cell (data set, order, cut, layer) a seed of its own chooses the learning rate from one grid; the table is made
 of other seeds at that rate, so the best of five rates is not lucky twice. One row of the CSV is one run; a run that is
-in the file is not repeated, so the grid may be stopped and go on, and grow.
+in the file is not repeated, so the grid may be stopped and go on, and grow. "sgd:32" learns batches in steps of at most
+32 records, as the product does by default; batches of up to 32 are then the same runs as those of "sgd".
 
     python tests/benchmarks/bench_norm_grid.py run --out tests/benchmarks/norm_grid_DATE.csv [--data fashion ...]
     python tests/benchmarks/bench_norm_grid.py table tests/benchmarks/norm_grid_DATE.csv
@@ -109,17 +110,22 @@ def measure(run: Run) -> Row:
 
 def run_all(path: Path, datasets: Iterable[str], optimizer: str) -> None:
     results = Results(path, Run, Row)
+    name, _, step_records = optimizer.partition(":")
     for data, cut, order, norm in itertools.product(datasets, _cheap_first(CUTS), ORDERS, LAYERS):
-        if (norm, cut) == ("batch", "1"):
-            continue  # it cannot learn from batches of one
+        if (norm, cut) == ("batch", "1") or _fits_one_step(cut, step_records):
+            continue  # the one cannot learn from batches of one, the other stands there under the optimizer's own name
         cell = {"data": data, "order": order, "cut": cut, "norm": norm, "optimizer": optimizer}
         tuned = [
             results.once(Run(**cell, rate=rate, seed=TUNING_SEED), measure)
-            for rate in RATES[optimizer]  # type: ignore[arg-type]
+            for rate in RATES[name]  # type: ignore[arg-type]
         ]
         best = max(tuned, key=lambda row: row.prequential).rate
         for seed in SEEDS:
             results.once(Run(**cell, rate=best, seed=seed), measure)  # type: ignore[arg-type]
+
+
+def _fits_one_step(cut: str, step_records: str) -> bool:
+    return bool(step_records) and cut.isdigit() and int(cut) <= int(step_records)
 
 
 def _cheap_first(cuts: Iterable[str]) -> list[str]:
@@ -181,8 +187,14 @@ def _one_table(found: dict, optimizer: str, data: str, order: str) -> list[str]:
 
 
 def _complete(found: dict, optimizer: str, data: str, order: str) -> dict[tuple[str, str], list[Row]]:
+    """(cut, norm) -> runs; also those of the same optimizer in one step a batch, where it comes to the same."""
+    name, _, step_records = optimizer.partition(":")
     return {
-        key[3:]: runs for key, runs in found.items() if key[:3] == (optimizer, data, order) and len(runs) >= len(SEEDS)
+        (cut, norm): runs
+        for (of, *place, cut, norm), runs in found.items()
+        if place == [data, order]
+        and (of == optimizer or (of == name and _fits_one_step(cut, step_records)))
+        and len(runs) >= len(SEEDS)
     }
 
 
@@ -222,7 +234,7 @@ def _spreads(found: dict) -> list[str]:
 
 def main() -> None:
     data = {"nargs": "+", "default": ["fashion", "elec2", "digits", "covtype", "fashion-lenet"]}
-    optimizer = {"choices": list(RATES), "default": "sgd"}
+    optimizer = {"choices": [*RATES, *(f"{name}:32" for name in RATES)], "default": "sgd"}
     assert set(LAYERS) <= set(NORMS)
     run_or_table(__doc__, lambda c: run_all(c.out, c.data, c.optimizer), table, data=data, optimizer=optimizer)
 
