@@ -31,6 +31,9 @@ from stream_trainer.types import Batch, LayerPlasticity, LearnReport, Prediction
 
 __all__ = ["TorchModel"]
 
+Kept = tuple[dict[str, Tensor | None], str, Tensor]
+"""A buffer by its module's dictionary and its name, and what it was."""
+
 
 class TorchModel:
     """A `contracts.Model` around one network; trains in float32 on the CPU, or wherever `device` says.
@@ -54,6 +57,7 @@ class TorchModel:
         self._stepper = Stepper(optimizer, options.rate_scaling)
         self._plasticity = PlasticityWatch(self.network)
         self._norms = stateful_norms(self.network)
+        self._buffers = [(module._buffers, name) for module in self.network.modules() for name in module._buffers]
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._standardiser = InputStandardiser(
             schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
@@ -153,7 +157,7 @@ class TorchModel:
     def _step_by_closure(self, batch: Batch, target: Tensor, loss: float, past: tuple[Any, ...]) -> float | None:
         """A step that asks for the loss again and again; None: it did harm, and weights and optimizer are as before."""
         before = StepMemory((), self._parameters, self.optimizer)
-        moved = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        moved = self._buffers_now()
 
         def evaluate() -> float:
             _copy_back(past[0])
@@ -199,8 +203,11 @@ class TorchModel:
 
     def _moments(self) -> tuple[Any, ...]:
         """What the forward pass moves and no optimizer guards, kept until the loss is known to be finite."""
-        network = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
-        return network, self._standardiser.memory, self._target_scale.memory
+        return self._buffers_now(), self._standardiser.memory, self._target_scale.memory
+
+    def _buffers_now(self) -> list[Kept]:
+        """By their place, for a module may put another tensor there instead of changing the one it has."""
+        return [(home, name, now.clone()) for home, name in self._buffers if (now := home[name]) is not None]
 
     def _recall(self, past: tuple[Any, ...]) -> None:
         network, inputs, target = past
@@ -300,8 +307,10 @@ class TorchModel:
         }
 
 
-def _copy_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in buffers:
+def _copy_back(buffers: Iterable[Kept]) -> None:
+    for home, name, value in buffers:
+        buffer = home[name]
+        assert buffer is not None
         buffer.copy_(value)
 
 

@@ -401,7 +401,36 @@ def moody(widths: InputWidths, outputs: int) -> nn.Module:
     return Moody(widths.numbers, outputs)
 
 
+class Counter(nn.Module):
+    """A module of the user's that puts a new tensor in the place of its buffer, which torch allows."""
+
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.last = nn.Linear(n_inputs, n_outputs)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.seen = self.seen + len(x)
+        return self.last(x)
+
+
+def counting(widths: InputWidths, outputs: int) -> nn.Module:
+    return Counter(widths.numbers, outputs)
+
+
 HERE = "test_models_torch_model"
+
+
+def test_a_step_not_taken_is_undone_in_buffers_that_are_replaced():
+    """Undone in the tensor that had been there, the memory would keep what was refused."""
+    model = TorchModel(NUMBERS, TorchOptions(module=f"{HERE}:counting"))
+    model.learn(records(NUMBERS, 20))
+    hook = model.network.last.weight.register_hook(lambda gradient: gradient * float("nan"))
+    report = model.learn(records(NUMBERS, 30))
+    hook.remove()
+
+    assert (report.skipped, model.network.seen.item()) == ("non_finite", 20)
 
 
 def test_a_sequential_of_the_user_learns_from_numbers():
