@@ -6,7 +6,7 @@ Refused: plain BatchNorm; a step on a loss or gradient that is not finite; pickl
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.errors import CheckpointError, ModelError
+from stream_trainer.models.buffers import Buffers
 from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
 from stream_trainer.models.initial_weights import InitialWeights
 from stream_trainer.models.late_copy import LateCopy
@@ -22,6 +23,7 @@ from stream_trainer.models.plasticity import PlasticityWatch, weight_lengths
 from stream_trainer.models.shares import shares, together
 from stream_trainer.models.standardise import InputStandardiser, RunningScale
 from stream_trainer.models.step_factors import StepFactors, checked_factor
+from stream_trainer.models.temperature import Temperature
 from stream_trainer.models.torch_options import TorchOptions, build_configured
 from stream_trainer.models.torch_state import check_same_tensors, optimizer_memory, restore_optimizer, under
 from stream_trainer.norms import NormDrift, drift_numbers, stateful_norms
@@ -30,9 +32,6 @@ from stream_trainer.schema import Schema, TargetKind
 from stream_trainer.types import Batch, LayerPlasticity, LearnReport, Prediction, State
 
 __all__ = ["TorchModel"]
-
-Kept = tuple[dict[str, Tensor | None], str, Tensor]
-"""A buffer by its module's dictionary and its name, and what it was."""
 
 
 class TorchModel:
@@ -57,12 +56,14 @@ class TorchModel:
         self._stepper = Stepper(optimizer, options.rate_scaling)
         self._plasticity = PlasticityWatch(self.network)
         self._norms = stateful_norms(self.network)
-        self._buffers = [(module._buffers, name) for module in self.network.modules() for name in module._buffers]
+        self._buffers = Buffers(self.network)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._standardiser = InputStandardiser(
             schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
         )
         self._classes = schema.target.kind is TargetKind.CLASSES
+        self._temperature = Temperature()
+        self._asked: tuple[Batch, np.ndarray] | None = None  # outputs for the batch that will be learned next
         self._target_scale = RunningScale(columns=1, half_life_records=options.input_half_life_records)
 
     def _build(self, seed: int) -> nn.Module:
@@ -95,12 +96,20 @@ class TorchModel:
 
         Raises: ModelError: the network returned another shape than (N, outputs).
         """
+        outputs_NK = self._outputs(batch)
+        self._asked = batch, outputs_NK
+        if self._classes:
+            return self._temperature.probabilities(outputs_NK)
+        return self._target_scale.restore_units(outputs_NK)[:, 0]
+
+    def _outputs(self, batch: Batch) -> np.ndarray:
+        """(N, K) float64, finite; a row of zeros where the network has no finite answer."""
         self.network.eval()
         with torch.inference_mode():
             outputs_NK = self._forward(batch).to("cpu", torch.float64).numpy()
         if not np.isfinite(outputs_NK).all():
             outputs_NK = np.where(np.isfinite(outputs_NK).all(axis=1, keepdims=True), outputs_NK, 0.0)
-        return _softmax(outputs_NK) if self._classes else self._target_scale.restore_units(outputs_NK)[:, 0]
+        return np.asarray(outputs_NK)
 
     def _forward(self, batch: Batch) -> Tensor:
         inputs = self._standardiser.inputs(batch)
@@ -124,8 +133,19 @@ class TorchModel:
                  own batch, or "too_few", a batch of fewer than 16 records. What was not taken changed nothing.
         Raises:  ModelError as `predict`.
         """
+        before_NK = self._outputs_before(batch) if self._classes and self.options.calibrated else None
+        self._asked = None
         parts = shares(batch, None if needs_closure(self.optimizer) else self.options.step_records_max)
-        return together([self._learn(part) for part in parts], [len(part) for part in parts])
+        report = together([self._learn(part) for part in parts], [len(part) for part in parts])
+        if before_NK is not None and report.loss is not None:
+            self._temperature.observe(before_NK, batch.y_N)
+        return report
+
+    def _outputs_before(self, batch: Batch) -> np.ndarray:
+        """What the network said of these records, or would have said, before it learns them."""
+        if self._asked is not None and self._asked[0] is batch:
+            return self._asked[1]
+        return self._outputs(batch)
 
     def _learn(self, batch: Batch) -> LearnReport:
         """One step."""
@@ -157,20 +177,20 @@ class TorchModel:
     def _step_by_closure(self, batch: Batch, target: Tensor, loss: float, past: tuple[Any, ...]) -> float | None:
         """A step that asks for the loss again and again; None: it did harm, and weights and optimizer are as before."""
         before = StepMemory((), self._parameters, self.optimizer)
-        moved = self._buffers_now()
+        moved = self._buffers.keep()
 
         def evaluate() -> float:
-            _copy_back(past[0])
+            self._buffers.put_back(past[0])
             return self._backward(batch, target)
 
         learning_rate = self._step(len(batch), first_known(loss, evaluate))
-        _copy_back(past[0])
+        self._buffers.put_back(past[0])
         with torch.no_grad():
             after = self._loss(batch, target).item()
         if not after <= loss:  # NaN is not
             before.recall()
             return None
-        _copy_back(moved)
+        self._buffers.put_back(moved)
         return learning_rate
 
     def _step(self, records: int, closure: Callable[[], float] | None = None) -> float:
@@ -203,15 +223,11 @@ class TorchModel:
 
     def _moments(self) -> tuple[Any, ...]:
         """What the forward pass moves and no optimizer guards, kept until the loss is known to be finite."""
-        return self._buffers_now(), self._standardiser.memory, self._target_scale.memory
-
-    def _buffers_now(self) -> list[Kept]:
-        """By their place, for a module may put another tensor there instead of changing the one it has."""
-        return [(home, name, now.clone()) for home, name in self._buffers if (now := home[name]) is not None]
+        return self._buffers.keep(), self._standardiser.memory, self._target_scale.memory
 
     def _recall(self, past: tuple[Any, ...]) -> None:
         network, inputs, target = past
-        _copy_back(network)
+        self._buffers.put_back(network)
         self._standardiser.recall(inputs)
         self._target_scale.recall(target)
         self._plasticity.drop_pool()
@@ -262,6 +278,7 @@ class TorchModel:
                 "records": self._records,
                 "rate_factor": self._factors.rate,
                 "pull_factor": self._factors.pull,
+                "temperature": self._temperature.capture(),
                 "seed": self._seed,
                 "initial": initial,
                 "initial_lengths": dict(self._plasticity.initial_lengths),
@@ -297,6 +314,8 @@ class TorchModel:
         self._plasticity.restart(weight_lengths(self._build(seed)) if lengths is None else lengths)
         self._factors.rate = state.values.get("rate_factor", 1.0)
         self._factors.pull = state.values.get("pull_factor", 1.0)
+        self._temperature.restore(state.values.get("temperature") or Temperature().capture())
+        self._asked = None
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -307,20 +326,8 @@ class TorchModel:
         }
 
 
-def _copy_back(buffers: Iterable[Kept]) -> None:
-    for home, name, value in buffers:
-        buffer = home[name]
-        assert buffer is not None
-        buffer.copy_(value)
-
-
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:
     """Euclidean norm over all gradients; of a sparse one the entries of a row are added up first, as they will be."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))).item() if values else 0.0
-
-
-def _softmax(logits_NK: np.ndarray) -> np.ndarray:
-    exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    return exp_NK / exp_NK.sum(axis=1, keepdims=True)

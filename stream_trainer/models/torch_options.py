@@ -56,6 +56,7 @@ class TorchOptions:
     lr_scaling: str | Mapping[str, Any] = "none"  # rule, or {rule: ..., reference_records: ...}
     gradient_norm_max: float | None = 10.0  # a mean over 16 has .1 to 3: this cuts accidents only. None: never
     step_records_max: int | None = 32  # a larger batch is learned in several steps. None: in one; faster, learns less
+    calibrated: bool = True  # how sure it says it is follows how sure it was right to be; classes only
     seed: int = 0
 
     input_half_life_records: float = 10_000  # ten times the norms' slow memory: the two must not chase each other

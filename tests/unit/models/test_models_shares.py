@@ -38,7 +38,8 @@ def test_shares_hold_each_record_once_with_all_that_belongs_to_it(n_records, rec
 @pytest.mark.parametrize("schema", [NUMBERS, MIXED, REGRESSION], ids=["numbers", "mixed", "regression"])
 def test_a_large_batch_ends_where_its_shares_end_one_after_the_other(schema):
     """Several steps, nothing else: bit for bit."""
-    at_once, one_by_one, whole = build(schema), build(schema, step_records_max=None), records(schema, 150)
+    at_once, one_by_one = build(schema, calibrated=False), build(schema, calibrated=False, step_records_max=None)
+    whole = records(schema, 150)
     report = at_once.learn(whole)
     reports = [one_by_one.learn(share) for share in shares(whole, 32)]
 
@@ -51,7 +52,7 @@ def test_a_large_batch_ends_where_its_shares_end_one_after_the_other(schema):
 def test_up_to_the_limit_and_without_one_a_batch_is_one_step():
     """What small batches teach does not depend on the setting."""
     for n_records, options in ((32, {}), (33, {"step_records_max": None}), (2, {"step_records_max": 2})):
-        model, by_hand = build(**options), build(step_records_max=None)
+        model, by_hand = build(calibrated=False, **options), build()
         model.learn(records(MIXED, n_records))
         by_hand._learn(records(MIXED, n_records))
 
@@ -67,7 +68,8 @@ def test_lbfgs_takes_the_batch_whole():
 
 def test_a_step_that_is_not_finite_leaves_the_others_of_its_batch_alone():
     """One bad value costs the records of its share, and is told; the rest of the batch is learned."""
-    model, only_good, whole = build(norm="layer"), build(norm="layer"), records(MIXED, 96)
+    model, only_good = (build(norm="layer", calibrated=False) for _ in range(2))
+    whole = records(MIXED, 96)
     calls = []
 
     def poison_the_second(gradient):

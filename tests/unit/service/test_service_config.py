@@ -69,7 +69,7 @@ def test_the_short_forms_mean_what_they_say(write):
         ("batch.growth.stat=1", "batch.growth.stat: unknown key; known here: over_records, start"),
         (
             "models.mlp.torch.hiden=[1]",
-            "models.mlp.torch.hiden: unknown key; known here: activation, blocks, channels, ",
+            "models.mlp.torch.hiden: unknown key; known here: activation, blocks, calibrated, channels, ",
         ),
         ("batch.records_max=0", "batch: batch.records_max is 0; it must be at least 1."),
         ("telemetry.port=99999", "telemetry.port: Input should be less than or equal to 65535; found 99999"),
