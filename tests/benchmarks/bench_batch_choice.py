@@ -161,11 +161,12 @@ def table(path: Path) -> str:
         "",
         f"From `{path.name}` ({len(results)} runs, {sum(row.cpu_s for row in results) / 60:.0f} CPU minutes; "
         f"{describe_machine()}). Streams of {RECORDS} records: fashion (14 x 14 images, shuffled) and elec2 (in its "
-        "own order), the product's `TorchModel` with its default network (MLP 128, 64) and norm, one step a batch. Prequential accuracy "
-        f"in %, mean (sd; number of seeds) at the rate that another seed chose among {RATES}; in italics, where no "
-        "other seed has been run yet, what that one got at the best of the rates it has tried. Speed: records per CPU "
-        "second of predict and learn, median; other work on the machine lowers it, so compare within the table only. "
-        f"Growing: 2 to 512 records, by a constant factor per record over the first {RECORDS // 2} records.",
+        "own order), the product's `TorchModel` with its default network (MLP 128, 64) and norm, one step a batch. "
+        "Prequential accuracy in %, mean (sd; number of seeds) at the rate that another seed chose among "
+        f"{RATES}; in italics, where no other seed has been run yet, what that one got at the best of the rates it has "
+        "tried. Speed: records per CPU second of predict and learn, median; other work on the machine lowers it, so "
+        f"compare within the table only. Growing: 2 to 512 records, by a constant factor per record over the first "
+        f"{RECORDS // 2} records.",
         "",
     ]
     for data in DATA:
