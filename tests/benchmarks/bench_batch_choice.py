@@ -89,6 +89,19 @@ def cut(whole: Batch, batch: str) -> Iterator[Batch]:
         start += size
 
 
+def answers(model: TorchModel, whole: Batch, batch: str) -> np.ndarray:
+    """(N, K) probabilities, each batch predicted and then learned."""
+    told: list[np.ndarray] = []
+    for part in cut(whole, batch):
+        told.append(model.predict(part))
+        model.learn(part)
+    return np.concatenate(told)
+
+
+def log_loss(p_NK: np.ndarray, y_N: np.ndarray) -> float:
+    return float(-np.log(np.clip(p_NK[np.arange(len(y_N)), y_N], 1e-12, 1)).mean())
+
+
 def measure(run: Run) -> Row:
     schema, whole = records_of(run.data, DATA[run.data], run.records, run.seed)
     options = TorchOptions(optimizer={run.optimizer: {"lr": run.rate}}, step_records_max=None, seed=run.seed)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from bench_batch_choice import cut, records_of
+from bench_batch_choice import answers, log_loss, records_of
 from resumable import Results, describe_machine, run_or_table
 
 from stream_trainer.models import TorchModel, TorchOptions
@@ -47,18 +47,13 @@ class Row(Run):
 def measure(run: Run) -> Row:
     schema, whole = records_of(run.data, *STREAMS[run.data], run.seed)
     model = TorchModel(schema, TorchOptions(norm=run.norm, step_records_max=run.step or None, seed=run.seed))
-    told: list[np.ndarray] = []
     started = time.process_time()
-    for batch in cut(whole, str(run.batch)):
-        told.append(model.predict(batch))
-        model.learn(batch)
+    p_NK = answers(model, whole, str(run.batch))
     cpu_s = time.process_time() - started
-    p_NK = np.concatenate(told)
-    of_truth_N = p_NK[np.arange(len(whole)), whole.y_N]
     return Row(
         **asdict(run),
         accuracy=float((p_NK.argmax(axis=1) == whole.y_N).mean()),
-        log_loss=float(-np.log(np.clip(of_truth_N, 1e-12, 1)).mean()),
+        log_loss=log_loss(p_NK, whole.y_N),
         cpu_s=cpu_s,
     )
 

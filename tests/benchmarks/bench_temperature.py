@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from bench_batch_choice import cut, records_of
+from bench_batch_choice import answers, log_loss, records_of
 from bench_step_records import STREAMS
 from resumable import Results, describe_machine, run_or_table
 
@@ -44,16 +44,11 @@ class Row(Run):
 def measure(run: Run) -> Row:
     schema, whole = records_of(run.data, *STREAMS[run.data], run.seed)
     model = TorchModel(schema, TorchOptions(norm=run.norm, calibrated=bool(run.calibrated), seed=run.seed))
-    told: list[np.ndarray] = []
-    for batch in cut(whole, str(run.batch)):
-        told.append(model.predict(batch))
-        model.learn(batch)
-    p_NK = np.concatenate(told)
+    p_NK = answers(model, whole, str(run.batch))
     right_N = p_NK.argmax(axis=1) == whole.y_N
-    of_truth_N = p_NK[np.arange(len(whole)), whole.y_N]
     return Row(
         **asdict(run),
-        log_loss=float(-np.log(np.clip(of_truth_N, 1e-12, 1)).mean()),
+        log_loss=log_loss(p_NK, whole.y_N),
         calibration_error=calibration_error(p_NK.max(axis=1), right_N),
         accuracy=float(right_N.mean()),
     )
