@@ -2,7 +2,8 @@
 
 One pass of `TorchModel` over streams in their own order and shuffled images; a batch is predicted whole, then learned
 in steps of at most so many records, each a sample of the batch. Beside it the same records in batches of 16, which are
-also predicted that much sooner. Speed: records per CPU second of predicting and learning; compare within the table.
+also predicted that much sooner. Probabilities are the network's own, without the temperature. Speed: records per CPU
+second of predicting and learning; compare within the table.
 
     python tests/benchmarks/bench_step_records.py run --out tests/benchmarks/step_records_DATE.csv
     python tests/benchmarks/bench_step_records.py table tests/benchmarks/step_records_DATE.csv
@@ -46,7 +47,8 @@ class Row(Run):
 
 def measure(run: Run) -> Row:
     schema, whole = records_of(run.data, *STREAMS[run.data], run.seed)
-    model = TorchModel(schema, TorchOptions(norm=run.norm, step_records_max=run.step or None, seed=run.seed))
+    options = TorchOptions(norm=run.norm, step_records_max=run.step or None, calibrated=False, seed=run.seed)
+    model = TorchModel(schema, options)
     started = time.process_time()
     p_NK = answers(model, whole, str(run.batch))
     cpu_s = time.process_time() - started
