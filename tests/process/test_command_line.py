@@ -271,7 +271,7 @@ def test_the_demo_learns_every_flight_it_produced(start):
 
     assert code == 0, process.log.read_text()
     assert (3_000, 0) == (summary["records_learned"], summary["records_lost"])
-    assert {"mlp_batch_renorm", "mlp_layer", "tree"} == summary["models"].keys()
+    assert {"mlp_adaptive", "mlp_layer", "tree"} == summary["models"].keys()
 
 
 def test_control_c_leaves_the_demo_cleanly(start):
