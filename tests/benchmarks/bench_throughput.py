@@ -20,7 +20,10 @@ CASES = {
     "one network, adaptive_batch_renorm": ["--only", "mlp_adaptive"],
     "one network, layer": ["--only", "mlp_layer"],
 }
-GOALS = {"three models (adaptive_batch_renorm and layer networks, adaptive tree)": 5_000, "one network, adaptive_batch_renorm": 20_000}
+GOALS = {
+    "three models (adaptive_batch_renorm and layer networks, adaptive tree)": 5_000,
+    "one network, adaptive_batch_renorm": 20_000,
+}
 
 
 def records_per_s(arguments: list[str], records: int) -> float:
