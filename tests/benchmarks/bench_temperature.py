@@ -60,9 +60,9 @@ def calibration_error(stated_N: np.ndarray, right_N: np.ndarray) -> float:
     return float(np.abs(gaps_B).sum() / len(stated_N))
 
 
-def run_all(path: Path, seeds: int) -> None:
+def run_all(path: Path, seeds: int, sizes: list[int]) -> None:
     results = Results(path, Run, Row)
-    for seed, batch, norm, data, calibrated in itertools.product(range(1, seeds + 1), BATCHES, NORMS, STREAMS, (0, 1)):
+    for seed, batch, norm, data, calibrated in itertools.product(range(1, seeds + 1), sizes, NORMS, STREAMS, (0, 1)):
         results.once(Run(data=data, norm=norm, batch=batch, calibrated=calibrated, seed=seed), measure)
 
 
@@ -97,7 +97,13 @@ def _cell(runs: dict[int, list[Row]]) -> str:
 
 
 def main() -> None:
-    run_or_table(__doc__, lambda chosen: run_all(chosen.out, chosen.seeds), table, seeds={"type": int, "default": 3})
+    run_or_table(
+        __doc__,
+        lambda chosen: run_all(chosen.out, chosen.seeds, chosen.batches),
+        table,
+        seeds={"type": int, "default": 3},
+        batches={"type": int, "nargs": "+", "default": list(BATCHES)},
+    )
 
 
 if __name__ == "__main__":
