@@ -24,20 +24,18 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class StepMemory:
-    """Buffers, weights and the optimizer's memory at one moment, to return to.
+    """Weights and the optimizer's memory at one moment, to return to.
 
     >>> weight = nn.Parameter(torch.ones(2))
-    >>> memory = StepMemory([], [weight], torch.optim.SGD([weight]))
+    >>> memory = StepMemory([weight], torch.optim.SGD([weight]))
     >>> with torch.no_grad(): weight.zero_().tolist()
     [0.0, 0.0]
     >>> memory.recall(); weight.tolist()
     [1.0, 1.0]
     """
 
-    def __init__(
-        self, buffers: Iterable[Tensor], parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
-    ) -> None:
-        self._tensors = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *parameters)]
+    def __init__(self, parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in parameters]
         self._optimizer = optimizer
         self._state = {key: {name: _copied(v) for name, v in memory.items()} for key, memory in optimizer.state.items()}
 

@@ -38,7 +38,8 @@ class TorchModel:
     """A `contracts.Model` around one network; trains in float32 on the CPU, or wherever `device` says.
 
     Classes: cross-entropy. A number: the network predicts it standardised, under a Huber loss, so that neither its
-    unit nor an outlier decides how large a step is.
+    unit nor an outlier decides how large a step is. How sure it says it is of a class follows how sure it was right to
+    be (temperature.py).
     Dropout and the like draw from a random state of our own, a function of the seed and the records learned.
     """
 
@@ -125,8 +126,8 @@ class TorchModel:
     # ------------------------------------------------------------ learn
 
     def learn(self, batch: Batch) -> LearnReport:
-        """Steps on the mean loss of at most `step_records_max` records each, of which all are a sample of the batch:
-        cross-entropy in nats, or Huber in standard deviations of the target. lbfgs takes one step on all of them.
+        """Steps on the mean loss of at most `step_records_max` records, each step on a sample of the batch: cross-entropy
+        in nats, or Huber in standard deviations of the target. lbfgs takes one step on all of them.
 
         Returns: loss and gradient norm before each step and before clipping, and the rate after scaling, in the mean;
                  and `skipped` if a step was not taken: "non_finite"; of lbfgs "worse", the step raised the loss of its
@@ -176,7 +177,7 @@ class TorchModel:
 
     def _step_by_closure(self, batch: Batch, target: Tensor, loss: float, past: tuple[Any, ...]) -> float | None:
         """A step that asks for the loss again and again; None: it did harm, and weights and optimizer are as before."""
-        before = StepMemory((), self._parameters, self.optimizer)
+        before = StepMemory(self._parameters, self.optimizer)
         moved = self._buffers.keep()
 
         def evaluate() -> float:
