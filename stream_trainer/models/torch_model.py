@@ -126,8 +126,8 @@ class TorchModel:
     # ------------------------------------------------------------ learn
 
     def learn(self, batch: Batch) -> LearnReport:
-        """Steps on the mean loss of at most `step_records_max` records, each step on a sample of the batch: cross-entropy
-        in nats, or Huber in standard deviations of the target. lbfgs takes one step on all of them.
+        """Steps on the mean loss of at most `step_records_max` records, each on a sample of the batch: cross-entropy in
+        nats, or Huber in standard deviations of the target. lbfgs takes one step on all of them.
 
         Returns: loss and gradient norm before each step and before clipping, and the rate after scaling, in the mean;
                  and `skipped` if a step was not taken: "non_finite"; of lbfgs "worse", the step raised the loss of its
