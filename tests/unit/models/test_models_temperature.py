@@ -21,7 +21,7 @@ def log_loss(p_NK, y_N):
 
 
 @given(seed=st.integers(0, 99), n_classes=st.integers(2, 6), log_scale=st.floats(-1.5, 0.7))
-def test_a_step_is_newtons_on_the_log_loss(seed, n_classes, log_scale):
+def test_a_step_is_fisher_scoring_on_the_log_loss(seed, n_classes, log_scale):
     """Slope and curvature against autograd, to the last digits."""
     random = np.random.default_rng(seed)
     outputs_NK, y_N = random.normal(size=(40, n_classes)) * 3, random.integers(n_classes, size=40)
@@ -35,7 +35,7 @@ def test_a_step_is_newtons_on_the_log_loss(seed, n_classes, log_scale):
     )
     (graph,) = torch.autograd.grad(loss, a, create_graph=True)
     slope = graph.item()
-    # Of the second derivative the part that is never negative: what is left out is the slope itself.
+    # Fisher information in place of the second derivative: the part of it that is never negative.
     curvature = torch.autograd.grad(graph, a)[0].item() - slope
     expected = log_scale - (slope + 40 * PULL * log_scale) / (PRIOR + curvature + 40 * PULL)
     assert temperature.curvature == pytest.approx(curvature, rel=1e-9, abs=1e-9)
