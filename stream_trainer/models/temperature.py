@@ -2,8 +2,8 @@
 
 A network is too sure where the world moves faster than its labels arrive, and not sure enough while it is young. Both
 are one number, which it cannot see itself: its loss is that of records it is about to learn.
-    p = softmax(u), u = exp(a) z      z = outputs of the network before it learned the batch of n records, a = 0 at first
-    a ← a - (Σ (E_p[u] - u_y) + pull n a) / (prior + H + pull n)         H ← .5^(n / half-life) H + Σ Var_p[u]
+    p = softmax(u), u = exp(a) z     z = outputs of the network before it learned the batch of n records, a = 0 at first
+    a ← a - (Σ (E_p[u] - u_y) + pull n a) / (prior + H + pull n)        H ← .5^(n / half-life) H + Σ Var_p[u]
 a step of Fisher scoring on the log-loss of the last records. Which class is likeliest never changes. Without the pull
 and the bounds a young network of 256-record batches was found so unsure that it took thousands of records to come back.
 Source: Guo et al. 2017, arXiv:1706.04599 (there learned once, from records held out). Measured: log-loss without and
