@@ -25,7 +25,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.y_N)
 
-    def rows(self, rows_M: "np.ndarray | slice") -> "Batch":
+    def rows(self, rows_M: np.ndarray | slice) -> "Batch":
         """The records of `rows_M`, in that order; a row may come several times. A slice gives views, not copies."""
         return Batch(
             x_NF=self.x_NF[rows_M],
