@@ -1,10 +1,11 @@
-"""Parts of the house that are compiled where there is a C compiler, and computed by numpy elsewhere.
+"""Parts of the house that are compiled where there is a C compiler, and computed by numpy or torch elsewhere.
 
-A part is an extension module beside the code that calls it: drift/_kernel.c, evaluation/_kernel.c. It gives what numpy
+A part is an extension module beside the code that calls it. drift/_kernel.c and evaluation/_kernel.c give what numpy
 gives, to the last bit, in a fraction of the time; so a state does not tell on which path it was computed, and a run may
-change it. The norm layers' kernel, whose last bits are its own, is looked after in norms/kernel.py.
+change it. optimizers/_kernel.c has last bits of its own, and a checkpoint names it; so have the norm layers, which
+moreover choose between instruction sets and are looked after in norms/kernel.py.
 
-    STREAM_TRAINER_KERNEL   off: numpy; whatever else it may be: compiled, if built
+    STREAM_TRAINER_KERNEL   off: numpy, torch; whatever else it may be: compiled, if built
 """
 
 import os
@@ -33,15 +34,15 @@ class CompiledPart:
             built: Any = import_module(module)
         except ImportError:
             built = None
-        self._functions = built if built is not None and built.CALLS == calls else None
+        self.built = built if built is not None and built.CALLS == calls else None  # switched off or not
 
     def __call__(self) -> Any:
         """The functions; None: not built, or switched off."""
-        return self._functions if _wanted else None
+        return self.built if _wanted else None
 
     @property
     def in_use(self) -> str:
-        """ "compiled", or "off" for numpy."""
+        """ "compiled", or "off" for numpy or torch."""
         return "off" if self() is None else "compiled"
 
 

@@ -18,6 +18,7 @@ from stream_trainer.models.buffers import Buffers
 from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
 from stream_trainer.models.initial_weights import InitialWeights
 from stream_trainer.models.late_copy import LateCopy
+from stream_trainer.models.modes import Modes
 from stream_trainer.models.own_randomness import own_randomness
 from stream_trainer.models.plasticity import PlasticityWatch, weight_lengths
 from stream_trainer.models.shares import shares, together
@@ -27,7 +28,7 @@ from stream_trainer.models.temperature import Temperature
 from stream_trainer.models.torch_options import TorchOptions, build_configured
 from stream_trainer.models.torch_state import check_same_tensors, optimizer_memory, restore_optimizer, under
 from stream_trainer.norms import NormDrift, drift_numbers, stateful_norms
-from stream_trainer.optimizers import Stepper, build_optimizer
+from stream_trainer.optimizers import Stepper, build_optimizer, gradient_norm
 from stream_trainer.schema import Schema, TargetKind
 from stream_trainer.types import Batch, LayerPlasticity, LearnReport, Prediction, State
 
@@ -57,7 +58,7 @@ class TorchModel:
         self._stepper = Stepper(optimizer, options.rate_scaling)
         self._plasticity = PlasticityWatch(self.network)
         self._norms = stateful_norms(self.network)
-        self._buffers = Buffers(self.network)
+        self._buffers, self._modes = Buffers(self.network), Modes(self.network)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._standardiser = InputStandardiser(
             schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
@@ -105,7 +106,7 @@ class TorchModel:
 
     def _outputs(self, batch: Batch) -> np.ndarray:
         """(N, K) float64, finite; a row of zeros where the network has no finite answer."""
-        self.network.eval()
+        self._modes.train(False)
         with torch.inference_mode():
             outputs_NK = self._forward(batch).to("cpu", torch.float64).numpy()
         if not np.isfinite(outputs_NK).all():
@@ -158,13 +159,13 @@ class TorchModel:
         target = self._target(batch)
         with self._plasticity.listening(self._records):
             loss = self._backward(batch, target)
-        gradient_norm = _gradient_norm(self._parameters)
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+        length = gradient_norm(self._parameters)
+        if not (math.isfinite(loss) and math.isfinite(length)):
             self._recall(past)
             return LearnReport(skipped="non_finite")
         limit = self.options.gradient_limit(len(batch))
-        if not by_closure and gradient_norm > limit:
-            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / gradient_norm)
+        if not by_closure and length > limit:
+            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / length)
         with self._plasticity.around_step(self._records, len(batch)):
             rate = self._step_by_closure(batch, target, loss, past) if by_closure else self._step(len(batch))
         if rate is None:
@@ -173,7 +174,7 @@ class TorchModel:
         if not self._records:
             self._initial.leave_out(optimizer_memory(self.optimizer)[0], self._seed)  # dear once: not in the first save
         self._records += len(batch)
-        return LearnReport(loss=loss, gradient_norm=gradient_norm, learning_rate=rate)
+        return LearnReport(loss=loss, gradient_norm=length, learning_rate=rate)
 
     def _step_by_closure(self, batch: Batch, target: Tensor, loss: float, past: tuple[Any, ...]) -> float | None:
         """A step that asks for the loss again and again; None: it did harm, and weights and optimizer are as before."""
@@ -207,8 +208,7 @@ class TorchModel:
         return loss.item()
 
     def _loss(self, batch: Batch, target: Tensor) -> Tensor:
-        if not self.network.training:  # it walks through all modules; between two steps of a batch nothing has changed
-            self.network.train()
+        self._modes.train(True)
         with own_randomness(self._seed, self._records):
             outputs = self._forward(batch)
             if self._classes:
@@ -325,10 +325,3 @@ class TorchModel:
             "target": [self.schema.target.name, *self.schema.target.classes],
             "optimizer_name": self.options.optimizer_spec[0],
         }
-
-
-def _gradient_norm(parameters: list[nn.Parameter]) -> float:
-    """Euclidean norm over all gradients; of a sparse one the entries of a row are added up first, as they will be."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))).item() if values else 0.0

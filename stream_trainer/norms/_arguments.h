@@ -3,13 +3,11 @@
 #ifndef STREAM_TRAINER_ARGUMENTS_H
 #define STREAM_TRAINER_ARGUMENTS_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
+#include "../_tensors.h"
 #include "_team.h"
 
-/* Names, made once. */
-static PyObject *data_ptr, *dtype, *is_cpu, *is_contiguous, *mean, *var, *weight, *n_records;
+/* Names of buffers, made once. */
+static PyObject *mean, *var, *weight, *n_records;
 
 /* The arguments of a call, taken one after another. The first that does not fit sets the error; go on, and ask at the end. */
 typedef struct {
@@ -27,16 +25,6 @@ static int truth(Arguments *a) {
     int value = a->failed ? 0 : PyObject_IsTrue(*a->next++);
     a->failed |= value < 0;
     return value;
-}
-
-/* Address of a tensor's first value; of None, or of no tensor at all, 0. */
-static void *address_of(PyObject *tensor, int *failed) {
-    if (*failed || !tensor || tensor == Py_None) return NULL;
-    PyObject *value = PyObject_CallMethodNoArgs(tensor, data_ptr);
-    void *address = value ? PyLong_AsVoidPtr(value) : NULL;
-    Py_XDECREF(value);
-    *failed |= PyErr_Occurred() != NULL;
-    return address;
 }
 
 static void *address(Arguments *a) { return a->failed ? NULL : address_of(*a->next++, &a->failed); }
@@ -71,8 +59,8 @@ static int intern_names(void) {
     struct {
         PyObject **name;
         const char *word;
-    } names[] = {{&data_ptr, "data_ptr"}, {&dtype, "dtype"}, {&is_cpu, "is_cpu"}, {&is_contiguous, "is_contiguous"},
-                 {&mean, "mean"},         {&var, "var"},     {&weight, "weight"}, {&n_records, "n_records"}};
+    } names[] = {{&mean, "mean"}, {&var, "var"}, {&weight, "weight"}, {&n_records, "n_records"}};
+    if (intern_tensor_names() < 0) return -1;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].name = PyUnicode_InternFromString(names[i].word))) return -1;
     return 0;

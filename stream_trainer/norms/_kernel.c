@@ -234,23 +234,6 @@ static PyObject *call_recur(PyObject *module, PyObject *const *args, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-/* 1 where the tensor's attribute is `expected`, 0 where it is another, -1 on an error. */
-static int attribute_is(PyObject *tensor, PyObject *attribute, PyObject *expected) {
-    PyObject *value = PyObject_GetAttr(tensor, attribute);
-    Py_XDECREF(value);
-    return value ? value == expected : -1;
-}
-
-static int fits(PyObject *tensor) {
-    if (!tensor || tensor == Py_None) return 1;
-    int fit = attribute_is(tensor, dtype, float32);
-    if (fit == 1) fit = attribute_is(tensor, is_cpu, Py_True);
-    if (fit != 1) return fit;
-    PyObject *contiguous = PyObject_CallMethodNoArgs(tensor, is_contiguous);
-    Py_XDECREF(contiguous);
-    return contiguous ? contiguous == Py_True : -1;
-}
-
 /* takes(x, weight, bias, buffers of the moments) -> whether the passes can work on these */
 static PyObject *call_takes(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     if (!expects(count, 4)) return NULL;
@@ -264,7 +247,7 @@ static PyObject *call_takes(PyObject *module, PyObject *const *args, Py_ssize_t 
     PyObject *all[] = {args[0], args[1], args[2], PyDict_GetItemWithError(args[3], mean),
                        PyDict_GetItemWithError(args[3], var)};
     for (int i = 0; i < 5; i++) {
-        int fit = fits(all[i]);
+        int fit = is_plain(all[i], float32);
         if (fit < 0) return NULL;
         if (fit == 0) Py_RETURN_FALSE;
     }

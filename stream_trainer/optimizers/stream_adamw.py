@@ -24,8 +24,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from stream_trainer.errors import ConfigError
+from stream_trainer.optimizers.kernel import step_kernel
 
 __all__ = ["StreamAdamW", "headroom"]
 
@@ -35,6 +37,7 @@ SMALLEST = 1e-30  # below this a moment is 0: on its way down it would get stuck
 FLUSH_RECORDS = 1000  # how often to look for such moments; falling from SMALLEST to a denormal takes longer
 VECTOR_PULL = 10  # of gains and biases over that of matrices: with 1 some 2 % of the units were dead at any time
 EPS = 1e-10  # only so that a unit without any gradient divides 0 by something
+_CONSTANTS = (REFERENCE_RECORDS, EPS, SMALLEST)
 
 
 class StreamAdamW(torch.optim.Optimizer):
@@ -143,13 +146,33 @@ class StreamAdamW(torch.optim.Optimizer):
         gradients: list[Tensor] = [parameter.grad for parameter in parameters]  # type: ignore[misc]
         squares = [state["square"] for state in states]
         decay = min(DECAY_MAX, math.exp(-records / group["horizon_records"]))
+        for state in states:
+            state["weight"] += (1 - decay) * (1 - state["weight"])
+        unbiased = [math.sqrt(state["weight"]) for state in states]  # taken out as a factor: √v̂ = root / unbiased
+        horizon = group["pull_horizon_records"]
+        pulls = [0.0 if horizon is None else _pull(parameter, records, horizon) for parameter in parameters]
+        initials = [None if horizon is None else state.get("initial") for state in states]  # old states have no vectors
+        compiled = step_kernel() if group["beta1"] == 0 else None
+        if compiled is not None and compiled.step(
+            parameters,
+            gradients,
+            squares,
+            initials,
+            unbiased,
+            pulls,
+            decay,
+            rate,
+            headroom(records),
+            EPS,
+            SMALLEST,
+            flush,
+        ):
+            increment_version(parameters)
+            return
         torch._foreach_mul_(squares, decay)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - decay)
         if group["beta1"] > 0:
             gradients = _mean_gradients(states, gradients, group["beta1"] ** (records / REFERENCE_RECORDS))
-        for state in states:
-            state["weight"] += (1 - decay) * (1 - state["weight"])
-        unbiased = [math.sqrt(state["weight"]) for state in states]  # taken out as a factor: √v̂ = root / unbiased
         roots = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, [EPS * factor for factor in unbiased])
         norms = torch.stack(torch._foreach_norm(torch._foreach_div(gradients, roots))).tolist()  # the one wait
@@ -158,12 +181,9 @@ class StreamAdamW(torch.optim.Optimizer):
         steps = [-rate * factor * cut for factor, cut in zip(unbiased, cuts)]
         torch._foreach_addcdiv_(parameters, gradients, roots, steps)
 
-        horizon = group["pull_horizon_records"]
-        pulled = [(p, s["initial"]) for p, s in zip(parameters, states) if "initial" in s]  # old states have no vectors
-        if horizon is not None and pulled:
-            matrix, vector = (-math.expm1(-hardness * records / horizon) for hardness in (1, VECTOR_PULL))
-            weights, initials = zip(*pulled)
-            torch._foreach_lerp_(list(weights), list(initials), [matrix if p.ndim >= 2 else vector for p in weights])
+        pulled = [(p, initial, pull) for p, initial, pull in zip(parameters, initials, pulls) if initial is not None]
+        if pulled:
+            torch._foreach_lerp_(*map(list, zip(*pulled)))
         if flush:
             for state in states:
                 for moment in (state["square"], state.get("mean")):
@@ -192,14 +212,20 @@ class StreamAdamW(torch.optim.Optimizer):
             state["square"] = torch.zeros_like(table)
             state["row_weight"] = torch.zeros(len(table), 1, dtype=table.dtype, device=table.device)
         gradient: Tensor = table.grad  # type: ignore[assignment]  # the caller chose tables that have one
+        compiled, memory, horizon = step_kernel(), (state["square"], state["row_weight"]), group["horizon_records"]
+        if compiled is not None and compiled.step_rows(
+            table, gradient._indices(), gradient._values(), *memory, horizon, DECAY_MAX, lr, records, *_CONSTANTS
+        ):
+            increment_version(table)
+            return
         rows, entry, counts = torch.unique(gradient._indices()[0], return_inverse=True, return_counts=True)
         k_R1 = counts.to(table.dtype)[:, None]
         sums_RD = torch.zeros(len(rows), *table.shape[1:], dtype=table.dtype, device=table.device)
         g_RD = sums_RD.index_add_(0, entry, gradient._values()) * (records / k_R1)
 
-        decay_R1 = torch.exp(-k_R1 / group["horizon_records"]).clamp_(max=DECAY_MAX)
-        square_RD = torch.lerp(g_RD.square(), state["square"][rows], decay_R1)
-        weight_R1 = 1 - decay_R1 * (1 - state["row_weight"][rows])
+        decay_R1 = torch.exp(-counts[:, None].double() / horizon).clamp_(max=DECAY_MAX)  # float32 has half of 1 - .9999
+        square_RD = state["square"][rows] * decay_R1.to(table.dtype) + g_RD.square() * (1 - decay_R1).to(table.dtype)
+        weight_R1 = (1 - decay_R1 * (1 - state["row_weight"][rows].double())).to(table.dtype)
         update_RD = g_RD / ((square_RD / weight_R1).sqrt_() + EPS)
         rms_R1 = update_RD.square().mean(dim=1, keepdim=True).sqrt_()
         limit_R1 = (REFERENCE_RECORDS / k_R1).sqrt_().clamp_(min=1.0)
@@ -216,6 +242,11 @@ def headroom(records: int) -> float:
     (4.0, 1.0, 1.0)
     """
     return math.sqrt(max(1.0, REFERENCE_RECORDS / records))
+
+
+def _pull(parameter: Tensor, records: int, horizon: float) -> float:
+    """How far towards its initial values."""
+    return -math.expm1(-(1 if parameter.ndim >= 2 else VECTOR_PULL) * records / horizon)
 
 
 def _cut(rms: float, records: int) -> float:

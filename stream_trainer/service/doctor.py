@@ -24,6 +24,7 @@ from stream_trainer.engine.batcher import Batcher, BatchPolicy
 from stream_trainer.errors import StreamTrainerError
 from stream_trainer.evaluation import score_kernel
 from stream_trainer.norms import kernel_in_use
+from stream_trainer.optimizers import step_kernel
 from stream_trainer.service.config import RunConfig
 from stream_trainer.service.runs import check_buildable
 from stream_trainer.service.wiring import open_file
@@ -83,8 +84,9 @@ def _check(name: str, call: Callable[[], str]) -> Finding:
 def _models(config: RunConfig) -> str:
     check_buildable(config)
     made_with = f"torch {version('torch')}, river {version('river')}"
-    kernels = f"kernels: norm {kernel_in_use()}, drift {drift_kernel.in_use}, scores {score_kernel.in_use}"
-    return f"{', '.join(config.models)} can be built ({made_with}, {kernels})"
+    parts = {"drift": drift_kernel, "scores": score_kernel, "optimizer": step_kernel}
+    kernels = ", ".join([f"norm {kernel_in_use()}", *(f"{name} {part.in_use}" for name, part in parts.items())])
+    return f"{', '.join(config.models)} can be built ({made_with}, kernels: {kernels})"
 
 
 def _codecs() -> str:

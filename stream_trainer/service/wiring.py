@@ -25,6 +25,7 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.evaluation import Prequential
 from stream_trainer.models import build_model
 from stream_trainer.norms import kernel_in_use
+from stream_trainer.optimizers import step_kernel
 from stream_trainer.schema import Schema
 from stream_trainer.service.config import CheckpointConfig, DeadLetterConfig, EventsConfig, RunConfig, TelemetryConfig
 from stream_trainer.service.events import EventLog, EventTeller
@@ -219,6 +220,7 @@ def build_checkpoints(config: RunConfig, directory: Path | str) -> CheckpointDir
     versions = {name: version(name) for name in ("stream-trainer", "torch", "river", "numpy")}
     # Not versions, but last bits hang on them too: sums depend on how they are split, and on who adds them up.
     versions |= {"torch threads": str(torch.get_num_threads()), "norm kernel": kernel_in_use()}
+    versions |= {"optimizer kernel": step_kernel.in_use}
     return CheckpointDirectory(
         directory,
         identity=config.identity(),

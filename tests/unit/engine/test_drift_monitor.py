@@ -81,7 +81,7 @@ def test_a_model_that_is_less_sure_of_what_is_true_has_a_greater_error_in_probab
 
 
 def test_an_error_of_something_else_is_refused():
-    with pytest.raises(ConfigError, match="drift.error_of is 'loss'; known: probabilities, classes"):
+    with pytest.raises(ConfigError, match=r"drift\.error_of is 'loss'; known: probabilities, classes"):
         DriftOptions(error_of="loss")
 
 

@@ -7,8 +7,19 @@ import pytest
 import torch
 from torch import nn
 
+from stream_trainer.compiled import use_compiled_parts
 from stream_trainer.errors import ConfigError
-from stream_trainer.optimizers import StreamAdamW
+from stream_trainer.optimizers import StreamAdamW, step_kernel
+
+
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "torch"])
+def path(request):
+    """All of it in one call, and by torch's operations."""
+    if request.param == "compiled" and step_kernel.built is None:
+        pytest.skip("the kernel was not built: install again where there is a C compiler")
+    before = use_compiled_parts(request.param == "compiled")
+    yield
+    use_compiled_parts(before)
 
 
 def parameter(*shape: int, seed: int = 0) -> nn.Parameter:
