@@ -228,6 +228,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "short",
             (now(names.GRADIENT_NORM), "{{model}}"),
         ),
+        panel(
+            "Scale of the outputs",
+            "How far a network is taken at its word: below 1 it had been surer of its classes than it was right, as where "
+            "the world moves faster than its labels come.",
+            "short",
+            (now(names.OUTPUT_SCALE), "{{model}}"),
+        ),
         panel("Loss", "Mean of the last batch, before its step.", "short", (now(names.LOSS), "{{model}}")),
         panel(
             "Steps left out",

@@ -37,13 +37,18 @@ class Temperature:
         self.log_scale = 0.0
         self.curvature = 0.0
 
+    @property
+    def scale(self) -> float:
+        """The factor: below 1 the network had been surer than it was right."""
+        return math.exp(self.log_scale)
+
     def probabilities(self, outputs_NK: np.ndarray) -> np.ndarray:
         """(N, K) float64, rows sum to 1; of finite outputs."""
-        return _softmax(outputs_NK * math.exp(self.log_scale))
+        return _softmax(outputs_NK * self.scale)
 
     def observe(self, outputs_NK: np.ndarray, y_N: np.ndarray) -> None:
         """Outputs of the network for records that it had not learned, and their classes."""
-        z_NK = (outputs_NK - outputs_NK.mean(axis=1, keepdims=True)) * math.exp(self.log_scale)
+        z_NK = (outputs_NK - outputs_NK.mean(axis=1, keepdims=True)) * self.scale
         p_NK = _softmax(z_NK)
         expected_N = (p_NK * z_NK).sum(axis=1)
         slope = float((expected_N - z_NK[np.arange(len(y_N)), y_N]).sum())

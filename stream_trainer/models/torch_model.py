@@ -7,6 +7,7 @@ Refused: plain BatchNorm; a step on a loss or gradient that is not finite; pickl
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,9 @@ class TorchModel:
         nats, or Huber in standard deviations of the target. lbfgs takes one step on all of them.
 
         Returns: loss and gradient norm before each step and before clipping, and the rate after scaling, in the mean;
-                 and `skipped` if a step was not taken: "non_finite"; of lbfgs "worse", the step raised the loss of its
-                 own batch, or "too_few", a batch of fewer than 16 records. What was not taken changed nothing.
+                 the scale of the outputs from here on; and `skipped` if a step was not taken: "non_finite"; of lbfgs
+                 "worse", the step raised the loss of its own batch, or "too_few", a batch of fewer than 16 records.
+                 What was not taken changed nothing.
         Raises:  ModelError as `predict`.
         """
         before_NK = self._outputs_before(batch) if self._classes and self.options.calibrated else None
@@ -141,6 +143,7 @@ class TorchModel:
         report = together([self._learn(part) for part in parts], [len(part) for part in parts])
         if before_NK is not None and report.loss is not None:
             self._temperature.observe(before_NK, batch.y_N)
+            return replace(report, output_scale=self._temperature.scale)
         return report
 
     def _outputs_before(self, batch: Batch) -> np.ndarray:

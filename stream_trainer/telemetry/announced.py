@@ -59,6 +59,7 @@ def announce(series: SeriesStore, models: Sequence[str], features: Sequence[str]
         names.LOSS,
         names.GRADIENT_NORM,
         names.LEARNING_RATE,
+        names.OUTPUT_SCALE,
         names.RACE_ACTIVE,
         names.FRESH_MARGIN,
     ):

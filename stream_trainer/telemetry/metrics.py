@@ -117,6 +117,7 @@ class Metrics:
             names.LOSS: learned.loss,
             names.GRADIENT_NORM: learned.gradient_norm,
             names.LEARNING_RATE: learned.learning_rate,
+            names.OUTPUT_SCALE: learned.output_scale,
         }
         self._set_known(known, model)
 

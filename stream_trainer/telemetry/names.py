@@ -76,6 +76,11 @@ ERROR = _counter(
 LOSS = _gauge("batch_loss", "Mean loss of the last batch, before each step of it.", "model")
 GRADIENT_NORM = _gauge("gradient_norm", "Norm of the gradient of the last batch, mean over its steps.", "model")
 LEARNING_RATE = _gauge("learning_rate", "Learning rate of the last step.", "model")
+OUTPUT_SCALE = _gauge(
+    "output_scale",
+    "Factor on the outputs of a network: below 1 it had been surer of classes than it was right.",
+    "model",
+)
 NONFINITE = _counter(
     "nonfinite_steps", "Batches with a step not taken because loss or gradient was not finite.", "model"
 )

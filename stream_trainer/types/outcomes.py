@@ -135,6 +135,7 @@ class LearnReport:
     loss: float | None = None  # mean over the records, before each step; None: the model has none, or took no step
     gradient_norm: float | None = None
     learning_rate: float | None = None
+    output_scale: float | None = None  # factor on the outputs from here on, see models/temperature.py
     skipped: str | None = None
 
 

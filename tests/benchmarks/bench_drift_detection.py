@@ -2,9 +2,9 @@
 
 Run: OMP_NUM_THREADS=1 nice -n 15 python tests/benchmarks/bench_drift_detection.py PREFIX [--quick]
 `stream-trainer drift-bench` with rows heard after batches of several sizes. Writes PREFIX.md, .csv and .svg;
-committed beside this file as drift_bench_cpu_DATE. River's detectors are heard record by record. Costs are CPU time, in
-turn with the training step; everything else depends on the seeds alone. Long silences, and delays at equal false
-alarms: bench_drift_frontier.py.
+committed beside this file as drift_bench_2cores_DATE. River's detectors are heard record by record. Costs are CPU
+time, in turn with the training step; everything else depends on the seeds alone. Long silences, and delays at equal
+false alarms: bench_drift_frontier.py.
 """
 
 import logging

@@ -155,3 +155,14 @@ def test_a_network_that_is_too_sure_says_so():
         told[calibrated] = np.mean(losses)
 
     assert told[True] < told[False] - 0.02
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_model_reports_the_factor_that_it_will_answer_with(calibrated):
+    """None where outputs are taken as they are."""
+    model = build(calibrated=calibrated)
+    scale = model.learn(records(MIXED, 50)).output_scale
+    log_scale = model.capture().values["temperature"]["log_scale"]
+
+    assert scale == (pytest.approx(np.exp(log_scale)) if calibrated else None)
+    assert calibrated == (log_scale != 0.0)

@@ -48,7 +48,7 @@ def value(metrics, name, **labels):
 
 
 def model_report(*, loss=0.5, error=0.25, skipped=None):
-    learned = LearnReport(loss=loss, gradient_norm=2.0, learning_rate=0.001, skipped=skipped)
+    learned = LearnReport(loss=loss, gradient_norm=2.0, learning_rate=0.001, output_scale=0.8, skipped=skipped)
     return ModelReport(learned=learned, error=error, predict_s=0.25, learn_s=0.5)
 
 
@@ -94,6 +94,15 @@ def test_a_gauge_waits_for_its_first_value(metrics):
     """A loss of 0 before the first step would be the best loss ever seen."""
     assert value(metrics, "batch_loss", model="mlp") is None
     assert value(metrics, "checkpoint_last_success_timestamp_seconds") is None
+
+
+def test_what_a_step_said_of_a_model_is_shown(metrics):
+    observe(metrics)
+
+    assert {"batch_loss": 0.5, "gradient_norm": 2.0, "learning_rate": 0.001, "output_scale": 0.8} == {
+        name: value(metrics, name, model="mlp")
+        for name in ("batch_loss", "gradient_norm", "learning_rate", "output_scale")
+    }
 
 
 def test_a_restored_run_shows_where_it_begins(metrics):
@@ -187,6 +196,7 @@ def test_a_model_without_loss_shows_none(metrics):
 
     assert value(metrics, "batch_loss", model="tree") is None
     assert value(metrics, "learning_rate", model="tree") is None
+    assert value(metrics, "output_scale", model="tree") is None
     assert value(metrics, "prediction_error_total", model="tree") == 0.0
 
 
