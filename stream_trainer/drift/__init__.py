@@ -15,7 +15,7 @@ from stream_trainer.drift.adwin import WeightedAdwin
 from stream_trainer.drift.cusum import BatchCusum
 from stream_trainer.drift.histogram_options import HistogramOptions
 from stream_trainer.drift.kernel import drift_kernel
-from stream_trainer.drift.mean_signals import ERROR_OF, ConfidenceSignal, ErrorSignal
+from stream_trainer.drift.mean_signals import ConfidenceSignal, ErrorSignal
 from stream_trainer.drift.norm_signal import NormSignal, NormSignalOptions
 from stream_trainer.drift.own_past import OwnPast
 from stream_trainer.drift.restoring import identity, refuse_stranger
@@ -34,7 +34,6 @@ from stream_trainer.types import Detection, State
 
 __all__ = [
     "DETECTORS",
-    "ERROR_OF",
     "ConfidenceSignal",
     "ErrorSignal",
     "FeatureSignal",

@@ -7,7 +7,6 @@ Shape suffix: N = records.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from typing import ClassVar
 
 import numpy as np
@@ -15,20 +14,9 @@ import numpy as np
 from stream_trainer.contracts import DriftDetector
 from stream_trainer.drift.restoring import part_of
 from stream_trainer.drift.signals import Score
-from stream_trainer.types import Alarm, Detection, State, Verdict
+from stream_trainer.types import Alarm, Detection, State
 
-__all__ = ["ERROR_OF", "ConfidenceSignal", "ErrorSignal"]
-
-ERROR_OF: dict[str, Callable[[Verdict], np.ndarray]] = {
-    "probabilities": attrgetter("shortfall_N"),
-    "classes": attrgetter("error_N"),
-}
-"""What an error is, by its name in the configuration; of a number both are the absolute error.
-
-A record that was right by a hair and one that was right for sure are the same to a count of wrong answers, so what a
-model knew of a world that left is only half seen to go: of 160 changes of the generators the shipped detector hears 129
-in probabilities and 125 in classes, at no more than a false alarm in 500,000 records (tests/benchmarks/drift_bench_*).
-"""
+__all__ = ["ConfidenceSignal", "ErrorSignal"]
 
 
 class _MeanSignal:
@@ -86,7 +74,7 @@ class ErrorSignal(_MeanSignal):
     signal = "error"
 
     def update(self, errors_N: np.ndarray) -> list[Alarm]:
-        """Errors of one batch in arrival order, see ERROR_OF."""
+        """Errors of one batch in arrival order."""
         return self._watch(errors_N)
 
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from stream_trainer.contracts import Model, Stateful
 from stream_trainer.drift import (
-    ERROR_OF,
     build_confidence_signal,
     build_error_signal,
     build_feature_signal,
@@ -37,7 +36,6 @@ class DriftOptions:
     """What is watched, by what, and what follows. A choice is a name, or `{name: {option: value}}`."""
 
     error: Choice = "weighted_adwin"  # a detector on the errors of each model
-    error_of: str = "probabilities"  # 1 - that of the true class; or classes: 1 wrong, 0 right. A number has one error
     features: Choice = "psi"  # a distance of each feature's recent values from a frozen reference, or none
     predictions: bool = False  # shares of what each model predicts; needs no labels
     labels: bool = False  # shares of what is true
@@ -47,8 +45,6 @@ class DriftOptions:
 
     def __post_init__(self) -> None:
         """What cannot be built is refused now, not when the run starts."""
-        if self.error_of not in ERROR_OF:
-            raise ConfigError(f"drift.error_of is {self.error_of!r}; known: {', '.join(ERROR_OF)}.")
         target = Target.binary("any")
         self.error_signal("any", target)
         self.feature_signal(Schema(numbers=(NumberFeature(name="a number"),), target=target))
@@ -111,7 +107,6 @@ class DriftMonitor:
         target = schema.target
         self.alarms = 0  # over all restarts
         self._errors = {name: options.error_signal(name, target) for name in models}
-        self._errors_of = ERROR_OF[options.error_of]
         self._features = options.feature_signal(schema)
         self._predictions = {name: PredictionSignal(name, target) for name in models if options.predictions}
         self._labels = LabelSignal(target) if options.labels else None
@@ -125,8 +120,7 @@ class DriftMonitor:
 
     def observe(self, batch: Batch, verdicts: Mapping[str, Verdict]) -> tuple[Alarm, ...]:
         """The alarms of one batch. `verdicts`: on the predictions of each model."""
-        errors = {model: self._errors_of(verdicts[model]) for model in self._errors}
-        found = [alarm for model, signal in self._errors.items() for alarm in signal.update(errors[model])]
+        found = [alarm for model, signal in self._errors.items() for alarm in signal.update(verdicts[model].error_N)]
         if self._features:
             found += self._features.update(batch)
         for model, watched in self._predictions.items():

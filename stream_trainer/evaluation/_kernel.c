@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#define CALLS 4 /* counts up whenever a signature below changes; evaluation/kernel.py asks for the one it knows */
+#define CALLS 3 /* counts up whenever a signature below changes; evaluation/kernel.py asks for the one it knows */
 
 /* Whether a row holds probabilities, `guess` its largest, the first of equal ones. A nan is none. */
 static int is_distribution(const double *p, Py_ssize_t classes, double tolerance, Py_ssize_t *guess) {
@@ -23,35 +23,22 @@ static int is_distribution(const double *p, Py_ssize_t classes, double tolerance
     return positive && fabs(sum - 1.0) <= tolerance;
 }
 
-/* Whether all labels, or indices, are below `classes`; if not, with an exception. */
-static int in_range(const Py_buffer *y, Py_ssize_t classes) {
-    const int64_t *label = y->buf;
-    for (Py_ssize_t n = 0; n < y->shape[0]; n++) {
-        if (label[n] >= 0 && label[n] < classes) continue;
-        PyErr_Format(PyExc_ValueError, "%lld is none of %zd classes or cells", (long long)label[n], classes);
-        return 0;
-    }
-    return 1;
-}
-
-/* class_verdict(p_NK, y_N, error_N, shortfall_N, said_N, doubt_N, tolerance) -> whether every row is a distribution; the
-   four arrays then hold the fields of a Verdict. */
+/* class_verdict(p_NK, y_N, error_N, said_N, doubt_N, tolerance) -> whether every row is a distribution; the three arrays
+   then hold the fields of a Verdict. */
 static PyObject *call_class_verdict(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     Held held = {.n = 0};
-    Py_buffer *p, *y, *error, *shortfall, *said, *doubt;
+    Py_buffer *p, *y, *error, *said, *doubt;
     PyObject *result = NULL;
-    if (arguments(count, 7) && (p = hold(&held, args[0], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
+    if (arguments(count, 6) && (p = hold(&held, args[0], 'd', 2, PyBUF_C_CONTIGUOUS)) &&
         (y = hold(&held, args[1], 'l', 1, PyBUF_C_CONTIGUOUS)) &&
         (error = hold(&held, args[2], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        (shortfall = hold(&held, args[3], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        (said = hold(&held, args[4], 'l', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        (doubt = hold(&held, args[5], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
-        fits(p->shape[0] == y->shape[0] && p->shape[0] == error->shape[0] && p->shape[0] == shortfall->shape[0] &&
-             p->shape[0] == said->shape[0] && p->shape[0] == doubt->shape[0] && p->shape[1] > 0) &&
-        in_range(y, p->shape[1])) {
-        const double *row = p->buf, tolerance = PyFloat_AsDouble(args[6]);
+        (said = hold(&held, args[3], 'l', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        (doubt = hold(&held, args[4], 'd', 1, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) &&
+        fits(p->shape[0] == y->shape[0] && p->shape[0] == error->shape[0] && p->shape[0] == said->shape[0] &&
+             p->shape[0] == doubt->shape[0] && p->shape[1] > 0)) {
+        const double *row = p->buf, tolerance = PyFloat_AsDouble(args[5]);
         const int64_t *truth = y->buf;
-        double *errors = error->buf, *shortfalls = shortfall->buf, *doubts = doubt->buf;
+        double *errors = error->buf, *doubts = doubt->buf;
         int64_t *guesses = said->buf;
         int good = 1;
         for (Py_ssize_t n = 0; n < p->shape[0] && good; n++, row += p->shape[1]) {
@@ -59,7 +46,6 @@ static PyObject *call_class_verdict(PyObject *module, PyObject *const *args, Py_
             good = is_distribution(row, p->shape[1], tolerance, &guess);
             guesses[n] = guess;
             errors[n] = guess != truth[n];
-            shortfalls[n] = 1.0 - row[truth[n]];
             doubts[n] = 1.0 - row[guess];
         }
         if (!PyErr_Occurred()) result = PyBool_FromLong(good);
@@ -73,6 +59,17 @@ static PyObject *call_class_verdict(PyObject *module, PyObject *const *args, Py_
 #define BINS 1024
 
 static double at_least(double low, double value) { return value > low ? value : low; }
+
+/* Whether all labels, or indices, are below `classes`; if not, with an exception. */
+static int in_range(const Py_buffer *y, Py_ssize_t classes) {
+    const int64_t *label = y->buf;
+    for (Py_ssize_t n = 0; n < y->shape[0]; n++) {
+        if (label[n] >= 0 && label[n] < classes) continue;
+        PyErr_Format(PyExc_ValueError, "%lld is none of %zd classes or cells", (long long)label[n], classes);
+        return 0;
+    }
+    return 1;
+}
 
 /* outcomes(p_NK, y_N, error_N, p_true_N, confused_N, odds): the fields of ClassOutcomes, probabilities and odds instead of
    their logarithms. odds: (N,) of the second class of two, or (N * K,). */

@@ -4,4 +4,4 @@ from stream_trainer.compiled import CompiledPart
 
 __all__ = ["score_kernel"]
 
-score_kernel = CompiledPart("stream_trainer.evaluation._kernel", calls=4)
+score_kernel = CompiledPart("stream_trainer.evaluation._kernel", calls=3)

@@ -18,7 +18,7 @@ __all__ = [
     "NumberOutcomes",
     "class_verdict",
     "log_loss",
-    "number_verdict",
+    "number_error",
 ]
 
 BINS = 1024
@@ -90,17 +90,10 @@ def class_verdict(y_N: np.ndarray, p_NK: np.ndarray) -> Verdict:
     largest_N = p_NK[:, 0]
     for p_N in p_NK.T[1:]:
         largest_N = np.maximum(largest_N, p_N)
-    p_true_N = p_NK[np.arange(len(y_N)), y_N]
-    return Verdict((said_N != y_N).astype(np.float64), 1.0 - p_true_N, said_N, 1.0 - largest_N)
+    return Verdict((said_N != y_N).astype(np.float64), said_N, 1.0 - largest_N)
 
 
-def number_verdict(y_N: np.ndarray, prediction_N: np.ndarray) -> Verdict:
-    """On (N,) numbers that are some."""
-    error_N = _number_error(y_N, prediction_N)
-    return Verdict(error_N, error_N, prediction_N, None)
-
-
-def _number_error(y_N: np.ndarray, prediction_N: np.ndarray) -> np.ndarray:
+def number_error(y_N: np.ndarray, prediction_N: np.ndarray) -> np.ndarray:
     """(N,) float64, the absolute error."""
     return np.abs(y_N.astype(np.float64) - prediction_N)
 
@@ -121,4 +114,4 @@ class NumberOutcomes:
 
     @classmethod
     def of(cls, y_N: np.ndarray, prediction_N: np.ndarray) -> "NumberOutcomes":
-        return cls(y_N=y_N.astype(np.float64), error_N=_number_error(y_N, prediction_N))
+        return cls(y_N=y_N.astype(np.float64), error_N=number_error(y_N, prediction_N))

@@ -12,7 +12,7 @@ import numpy as np
 from stream_trainer.errors import CheckpointError, ConfigError, ModelError
 from stream_trainer.evaluation.board import Board
 from stream_trainer.evaluation.kernel import score_kernel
-from stream_trainer.evaluation.outcomes import class_verdict, number_verdict
+from stream_trainer.evaluation.outcomes import class_verdict, number_error
 from stream_trainer.evaluation.scores import ClassScores
 from stream_trainer.evaluation.waiting import Waiting
 from stream_trainer.schema import Target, TargetKind
@@ -149,11 +149,11 @@ class Prequential:
         """On predictions that are some, which is seen here too."""
         if self._target.kind is TargetKind.NUMBER:
             _check_numbers(name, prediction)
-            return number_verdict(y_N, prediction)
+            return Verdict(number_error(y_N, prediction), prediction, None)
         compiled, n = score_kernel(), len(y_N)
         if compiled is not None:
             labels_N = np.ascontiguousarray(y_N, dtype=np.int64)
-            verdict = Verdict(np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty(n))
+            verdict = Verdict(np.empty(n), np.empty(n, np.int64), np.empty(n))
             if compiled.class_verdict(prediction, labels_N, *verdict, SUM_TOLERANCE):
                 return verdict
         _check_probabilities(name, prediction)

@@ -1,9 +1,8 @@
 """The streams of `stream-trainer drift-bench`: what each case is made of, and cases from a table of the user's own.
 
-Six groups. shifts: errors of .10 that become .12, .15 or .30 early and late in the life of a service. losses: the same
-for a number. generators: five concepts of 10,000 records each, learned by the default network, its errors those of
-probabilities, as by default; generators-classes: the same, wrong or right. controls: nothing changes for good. table: a
-model of CONFIG on rows of FILE in random order, with one change in the middle, or none; its errors as in CONFIG.
+Five groups. shifts: errors of .10 that become .12, .15 or .30 early and late in the life of a service. losses: the
+same for a number. generators: five concepts of 10,000 records each, learned by the default network. controls: nothing
+changes for good. table: a model of CONFIG on rows of FILE in random order, with one change in the middle, or none.
 """
 
 import logging
@@ -15,7 +14,6 @@ import numpy as np
 
 from stream_trainer.contracts import Decoder
 from stream_trainer.decoding import build_decoder
-from stream_trainer.drift import ERROR_OF
 from stream_trainer.drift.evaluate import (
     CONCEPTS,
     INJECTIONS,
@@ -61,8 +59,7 @@ class Case:
 
 def standard_cases(batch_records: int) -> list[Case]:
     """`batch_records`: of the network that learns the generators."""
-    generated = [_generated(name, batch_records, error_of) for error_of in ERROR_OF for name in CONCEPTS]
-    return [*_shifts(), *_losses(), *generated, *_controls()]
+    return [*_shifts(), *_losses(), *(_generated(name, batch_records) for name in CONCEPTS), *_controls()]
 
 
 def chosen_cases(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
@@ -103,15 +100,12 @@ def _losses() -> list[Case]:
     return [case(spread) for spread in (1.1, 1.25, 2.0)]
 
 
-def _generated(concepts: str, batch_records: int, error_of: str) -> Case:
+def _generated(name: str, batch_records: int) -> Case:
     def stream(seed: int) -> Stream:
-        table = piecewise(CONCEPTS[concepts], CONCEPT_RECORDS, seed)
-        network = build_model(table.schema, "torch", TorchOptions(seed=seed))
-        return prequential_errors(network, table, batch_records, error_of)
+        table = piecewise(CONCEPTS[name], CONCEPT_RECORDS, seed)
+        return prequential_errors(build_model(table.schema, "torch", TorchOptions(seed=seed)), table, batch_records)
 
-    ending = "" if error_of == "probabilities" else f"-{error_of}"
-    group, name = f"generators{ending}", f"{concepts}{ending}"
-    return Case(group=group, name=name, target=CLASSES, horizon_records=CONCEPT_HORIZON_RECORDS, stream=stream)
+    return Case(group="generators", name=name, target=CLASSES, horizon_records=CONCEPT_HORIZON_RECORDS, stream=stream)
 
 
 def _controls() -> list[Case]:
@@ -153,7 +147,7 @@ def table_cases(config: RunConfig, path: str, *, records_max: int, batch_records
             if change != "unchanged":
                 rows = INJECTIONS[change](rows, n // 2, seed)
             fresh = build_model(table.schema, "torch" if chosen.torch else "river", options)
-            return prequential_errors(fresh, rows, batch_records, config.drift.error_of)
+            return prequential_errors(fresh, rows, batch_records)
 
         name = f"{model}-{change}"
         return Case(group="table", name=name, target=table.schema.target, horizon_records=n - n // 2, stream=stream)

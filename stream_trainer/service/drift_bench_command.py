@@ -22,10 +22,7 @@ def drift_bench(
         str, typer.Option(help="as in drift.error, with commas between: 'adwin, cusum: {min_effect: 0}'")
     ] = "weighted_adwin,cusum,adwin,page_hinkley,ddm,hddm_a",
     streams: Annotated[
-        str | None,
-        typer.Option(
-            help="shifts, losses, generators, generators-classes, controls, or streams by name, * for any letters"
-        ),
+        str | None, typer.Option(help="shifts, losses, generators, controls, or streams by name, * for any letters")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="records; a detector is heard at the end of its batch")] = 256,
     worse_only: Annotated[bool, typer.Option("--worse-only", help="hear detectors only when errors rise")] = False,

@@ -65,7 +65,6 @@ class Verdict(NamedTuple):
     """What came of one model's predictions of a batch, record by record: told once, for scores and signals alike."""
 
     error_N: np.ndarray  # float64: 1 wrong and 0 right, or the absolute error
-    shortfall_N: np.ndarray  # float64: 1 - the probability of what came true, or the absolute error again
     said_N: np.ndarray  # int64: the likeliest class, of equally likely ones the first; or float64: the number predicted
     doubt_N: np.ndarray | None  # float64: 1 - the largest probability; None: a number
 

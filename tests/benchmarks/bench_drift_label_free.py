@@ -122,7 +122,7 @@ def alarms(table: Table, seed: int) -> dict[str, list[int]]:
         verdict = class_verdict(batch.y_N, model.predict(batch))
         model.learn(batch)
         found = {
-            **{name: signal.update(verdict.shortfall_N) for name, signal in errors.items()},
+            **{name: signal.update(verdict.error_N) for name, signal in errors.items()},
             "features": features.update(batch),
             "labels": labels.update(batch.y_N),
             "predictions": predictions.update(verdict.said_N),

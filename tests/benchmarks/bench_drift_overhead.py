@@ -67,7 +67,7 @@ class Round:
         step_s = timed(lambda: (model.predict(batch), model.learn(batch)))
         parts = {  # default: what runs without being asked for
             "scores (default)": lambda: found.update(self.scores.update(batch.y_N, {"m": probability})),
-            "error (default)": lambda: self.errors.update(found["m"].shortfall_N),
+            "error (default)": lambda: self.errors.update(found["m"].error_N),
             "features (default)": lambda: self.features.update(batch),
             "predictions": lambda: self.predictions.update(found["m"].said_N),
             "labels": lambda: self.labels.update(batch.y_N),

@@ -44,24 +44,20 @@ def shuffled(table: Table, records_max: int, seed: int) -> Table:
     return replace(table, records=table.records.rows(chosen_M), changes=())
 
 
-def prequential_errors(model: Model, table: Table, batch_records: int, error_of: str = "probabilities") -> Stream:
+def prequential_errors(model: Model, table: Table, batch_records: int) -> Stream:
     """The errors of `model`, fresh, which predicts each batch before it learns it.
 
-    Args:    error_of: as `drift.error_of` of the configuration, see ERROR_OF in mean_signals.py.
-    Returns: of classes 1 - the probability of the true one, or 1 where the likeliest was wrong and else 0; of a number
-             the absolute error.
+    Returns: for classes 1 where the likeliest class was wrong, else 0; for a number the absolute error.
     """
     errors_N = np.empty(len(table), dtype=np.float64)
     for start in range(0, len(table), batch_records):
         part = slice(start, start + batch_records)
         batch = table.records.rows(part)
         prediction = model.predict(batch)
-        if table.schema.target.kind is TargetKind.NUMBER:
-            errors_N[part] = np.abs(prediction - batch.y_N)
-        elif error_of == "classes":
+        if table.schema.target.kind is TargetKind.CLASSES:
             errors_N[part] = prediction.argmax(axis=1) != batch.y_N
         else:
-            errors_N[part] = 1.0 - prediction[np.arange(len(batch)), batch.y_N]
+            errors_N[part] = np.abs(prediction - batch.y_N)
         model.learn(batch)
     return Stream(name=table.name, values_N=errors_N, changes=table.changes)
 

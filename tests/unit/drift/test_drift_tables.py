@@ -179,28 +179,12 @@ class CopyCat:
 def test_errors_are_of_predictions_made_before_learning():
     table = made(100)
     y_N = table.records.y_N
-    errors = prequential_errors(CopyCat(), table, batch_records=1)  # it is always sure: in probabilities as in classes
-    in_tens = prequential_errors(CopyCat(), table, batch_records=10, error_of="classes")
+    errors = prequential_errors(CopyCat(), table, batch_records=1)
+    in_tens = prequential_errors(CopyCat(), table, batch_records=10)
 
     assert np.array_equal(errors.values_N, (np.concatenate([[0], y_N[:-1]]) != y_N).astype(float))
     assert np.array_equal(in_tens.values_N, (np.repeat(np.concatenate([[0], y_N[9:-1:10]]), 10) != y_N).astype(float))
     assert ("mine", ()) == (errors.name, errors.changes)
-
-
-def test_an_error_is_what_the_truth_lacked_of_certainty_or_a_wrong_answer():
-    class Unsure:
-        def predict(self, batch):
-            return np.tile([0.5, 0.3, 0.2], (len(batch), 1))
-
-        def learn(self, batch):
-            return LearnReport()
-
-    table = made(100)
-    y_N = table.records.y_N
-    soft, hard = (prequential_errors(Unsure(), table, 32, of).values_N for of in ("probabilities", "classes"))
-
-    np.testing.assert_allclose(soft, np.array([0.5, 0.7, 0.8])[y_N])
-    assert np.array_equal(hard, (y_N != 0).astype(float))
 
 
 def test_rows_of_a_batch_take_every_column_along():

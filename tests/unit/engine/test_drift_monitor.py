@@ -66,25 +66,6 @@ def test_a_jump_of_an_input_is_seen_by_the_first_layer_of_the_network_that_has_l
     assert {} == built.models["plain"].norm_drift()
 
 
-@pytest.mark.parametrize(("error_of", "alarms"), [("probabilities", 1), ("classes", 0)])
-def test_a_model_that_is_less_sure_of_what_is_true_has_a_greater_error_in_probabilities_only(error_of, alarms):
-    """Never wrong in either world: a count of wrong answers has nothing to tell."""
-    monitor = DriftMonitor(DriftOptions(features="none", error_of=error_of), SCHEMA, ["m"])
-    scores, rng, told = Prequential(SCHEMA.target, ["m"]), np.random.default_rng(0), []
-    for sure in [0.95] * 20 + [0.7] * 4:
-        batch = batch_of(rng)
-        p_true_N = rng.normal(sure, 0.01, len(batch))
-        p_NK = np.where(batch.y_N[:, None] == np.arange(2), p_true_N[:, None], 1 - p_true_N[:, None])
-        told += monitor.observe(batch, scores.update(batch.y_N, {"m": p_NK}))
-
-    assert ["error"] * alarms == [alarm.signal for alarm in told]
-
-
-def test_an_error_of_something_else_is_refused():
-    with pytest.raises(ConfigError, match=r"drift\.error_of is 'loss'; known: probabilities, classes"):
-        DriftOptions(error_of="loss")
-
-
 def test_every_signal_has_a_score_and_a_name_that_is_announced():
     """Labels of a metric are announced at start; a signal that is not would be dropped."""
     built, rng = trainer(), np.random.default_rng(0)
