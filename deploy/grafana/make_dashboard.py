@@ -230,8 +230,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         ),
         panel(
             "Scale of the outputs",
-            "How far a network is taken at its word: below 1 it had been surer of its classes than it was right, as where "
-            "the world moves faster than its labels come.",
+            "How far a network is taken at its word: below 1 it had been surer of its classes than it was right, as "
+            "where the world moves faster than its labels come.",
             "short",
             (now(names.OUTPUT_SCALE), "{{model}}"),
         ),

@@ -35,6 +35,7 @@ from stream_trainer.optimizers.plasticity_signals import dead_share, effective_r
 from stream_trainer.schema import InputWidths
 
 BATCH, HIDDEN, CLASSES, PIXELS, BLOCK = 16, (100, 100, 100), 10, 196, 250
+TOLD_RECORDS, TOLD_HORIZON_RECORDS = 500, 1_000  # the best of (500, 1,000), (2,000, 4,000), (4,000, 16,000)
 PROBE = 1_000  # records of the last task that dead units and rank are measured on
 NORMS = ("layer", "adaptive_batch_renorm", "none", "batch")
 
@@ -48,6 +49,21 @@ def ours(horizon: float | None) -> Callable[[Net], Step]:
         return lambda n: optimizer.step(records=n)
 
     return build
+
+
+def told(net: Net, task_records: int) -> Step:
+    """What a pull that follows the drift could do at best: told of each change, it takes the weights back at once."""
+    optimizer, learned = StreamAdamW(net.parameters(), lr=1e-3), 0
+
+    def step(n: int) -> None:
+        nonlocal learned
+        back = learned % task_records < TOLD_RECORDS
+        for group in optimizer.param_groups:
+            group["pull_horizon_records"] = TOLD_HORIZON_RECORDS if back else 1.6e6
+        optimizer.step(records=n)
+        learned += n
+
+    return step
 
 
 def torchs(kind: type[torch.optim.Optimizer], **settings: float) -> Callable[[Net], Step]:
@@ -69,6 +85,8 @@ OPTIMIZERS: dict[str, Callable[[Net], Step]] = {
     "upgd": lambda net: UPGD(net, lr=0.03, decay=1e-3, memory=0.999, noise=1e-3).step,
     "sgd": torchs(torch.optim.SGD, lr=0.03),
 }
+
+TOLD = "stream_adamw, told of changes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +138,7 @@ def build(run: Run, seed: int) -> tuple[Net, Step]:
     counted = run.optimizer.startswith("stream_adamw") and run.norm == "adaptive_batch_renorm"
     options = {"damping": "none"} if counted else {}  # as the configuration wires it
     net = build_network("mlp", InputWidths(numbers=PIXELS), CLASSES, norm=run.norm, norm_options=options, hidden=HIDDEN)
-    return net, OPTIMIZERS[run.optimizer](net)
+    return net, told(net, run.task_records) if run.optimizer == TOLD else OPTIMIZERS[run.optimizer](net)
 
 
 def learn(net: Net, step: Step, x: Tensor, y: Tensor) -> Tensor:
@@ -248,7 +266,7 @@ def main() -> None:
         records={"type": int, "default": 8_000},
         seeds={"type": int, "nargs": "+", "default": [0, 1, 2]},
         norms={"nargs": "+", "default": list(NORMS), "choices": NORMS},
-        optimizers={"nargs": "+", "default": list(OPTIMIZERS), "choices": list(OPTIMIZERS)},
+        optimizers={"nargs": "+", "default": list(OPTIMIZERS), "choices": [*OPTIMIZERS, TOLD]},
     )
 
 
