@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from stream_trainer.contracts import Model
 from stream_trainer.types import Batch, Prediction, ReactionEvent, State
 
-__all__ = ["Desk", "HasPull", "HasRate", "scale_pull_of", "scale_rate_of"]
+__all__ = ["Desk", "HasInputLayer", "HasPull", "HasRate", "scale_pull_of", "scale_rate_of"]
 
 
 @runtime_checkable
@@ -19,6 +19,13 @@ class HasRate(Protocol):
     """A model that can be told to learn faster."""
 
     def scale_rate(self, factor: float) -> None: ...
+
+
+@runtime_checkable
+class HasInputLayer(Protocol):
+    """A model of layers, the first of which can begin anew while those above it keep what they know."""
+
+    def renew_input_layer(self) -> None: ...
 
 
 @runtime_checkable

@@ -54,7 +54,7 @@ class RaceOptions:
     # Its price is one more arm in a race, and from the first confirmed drift on one more state in every checkpoint.
     earlier: int = 1
     # Of the pull to the initial weights after a confirmed drift. Inside a race neither 10 times nor 1,000 times gained
-    # more than chance, after total changes or partial ones: rate_up has done that work (pull_race_*.md).
+    # more than chance, after total changes or partial ones: the arms have done that work (pull_race_*.md).
     pull_factor: float = 1.0
     pull_records: int = 1024  # for how long
 

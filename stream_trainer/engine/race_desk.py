@@ -1,20 +1,22 @@
 """When a race begins, who takes part, and what follows from its verdict.
 
     suspect: challengers start beside the live model; all learn the same batches and answer together.
-        keep     the live model             fresh     a newly built twin, untrained
-        rate_up  a copy that learns with a multiple of the rate in the first half of the race; in the second it has
-                 the base rate, or its noise would hide what it has gained
+        keep        the live model             fresh     a newly built twin, untrained
+        rate_up     a copy that learns with a multiple of the rate in the first half of the race; in the second it has
+                    the base rate, or its noise would hide what it has gained
+        new_inputs  such a copy whose first layer begins anew: where the inputs mean something else now, what the
+                    layers above have learned of the classes is still true
         earlier_1 to 3, as many as are asked for: what served before the last confirmed drifts
     Then confirm: the winner's state becomes the live model's. Or rollback: none has won, or the old state is the best
     one after all. At the end of the race all others are dropped.
-A model without a rate, River's for example, races against the arm fresh only. All of it is in the snapshot: a crash in
-mid-race resumes the race. Not here: the race itself (race.py).
+A model without rate and layers, River's for example, races against the arm fresh only. All of it is in the snapshot: a
+crash in mid-race resumes the race. Not here: the race itself (race.py).
 """
 
 from collections.abc import Callable
 
 from stream_trainer.contracts import Model
-from stream_trainer.engine.desk import Desk, HasRate, scale_pull_of, scale_rate_of
+from stream_trainer.engine.desk import Desk, HasInputLayer, HasRate, scale_pull_of, scale_rate_of
 from stream_trainer.engine.race import Race, RaceOptions, Verdict
 from stream_trainer.types import Batch, Prediction, RaceArm, ReactionEvent, ReactionKind, State
 
@@ -23,6 +25,7 @@ __all__ = ["RaceDesk", "TwinOf"]
 TwinOf = Callable[[str, int], Model]
 """(model, number) -> the model as configured, newly built; number 0 has the configured seed, each other its own."""
 
+_LOUD = (RaceArm.RATE_UP, RaceArm.NEW_INPUTS)  # learn with a multiple of the rate in the first half
 _EARLIER = (RaceArm.EARLIER_1, RaceArm.EARLIER_2, RaceArm.EARLIER_3)
 
 
@@ -58,9 +61,13 @@ class RaceDesk(Desk):
         self._races += 1
         now = self._model.capture()
         challengers = self._challengers()
-        if RaceArm.RATE_UP in challengers:
-            challengers[RaceArm.RATE_UP].restore(now)
-            scale_rate_of(challengers[RaceArm.RATE_UP], self._options.rate_factor)
+        for arm in _LOUD:
+            if arm in challengers:
+                challengers[arm].restore(now)
+                scale_rate_of(challengers[arm], self._options.rate_factor)
+        renewed = challengers.get(RaceArm.NEW_INPUTS)
+        if isinstance(renewed, HasInputLayer):
+            renewed.renew_input_layer()
         for arm, state in zip(_EARLIER, self._earlier):
             challengers[arm].restore(state)
         self._before = now if self._options.earlier else None
@@ -76,8 +83,10 @@ class RaceDesk(Desk):
         events = self._look(race) if race.look_due else []
         for event in events:
             self._pull(race, event.kind is ReactionKind.CONFIRM, self._record - len(batch))
-        if not race.practising and RaceArm.RATE_UP in race.arms:
-            scale_rate_of(race.arms[RaceArm.RATE_UP], 1.0)
+        if not race.practising:
+            for arm in _LOUD:
+                if arm in race.arms:
+                    scale_rate_of(race.arms[arm], 1.0)
         if race.finished:
             self.fresh_margin = race.margin(RaceArm.FRESH, RaceArm.KEEP)
             self._end(race)
@@ -126,6 +135,8 @@ class RaceDesk(Desk):
         arms: dict[RaceArm, Model] = {RaceArm.FRESH: self._twin_of(self._name, self._races)}
         if isinstance(self._model, HasRate):
             arms[RaceArm.RATE_UP] = self._twin_of(self._name, 0)
+        if isinstance(self._model, HasInputLayer):
+            arms[RaceArm.NEW_INPUTS] = self._twin_of(self._name, 0)
         return arms | {arm: self._twin_of(self._name, 0) for arm, _ in zip(_EARLIER, self._earlier)}
 
     def capture(self) -> State:

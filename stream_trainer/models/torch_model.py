@@ -18,6 +18,7 @@ from stream_trainer.errors import CheckpointError, ModelError
 from stream_trainer.models.buffers import Buffers
 from stream_trainer.models.closure_step import RECORDS_MIN, StepMemory, first_known, needs_closure
 from stream_trainer.models.initial_weights import InitialWeights
+from stream_trainer.models.input_layer import renew_input_layer
 from stream_trainer.models.late_copy import LateCopy
 from stream_trainer.models.modes import Modes
 from stream_trainer.models.own_randomness import own_randomness
@@ -61,9 +62,7 @@ class TorchModel:
         self._norms = stateful_norms(self.network)
         self._buffers, self._modes = Buffers(self.network), Modes(self.network)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self._standardiser = InputStandardiser(
-            schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
-        )
+        self._standardiser = self._new_standardiser()
         self._classes = schema.target.kind is TargetKind.CLASSES
         self._temperature = Temperature()
         self._asked: tuple[Batch, np.ndarray] | None = None  # outputs for the batch that will be learned next
@@ -72,6 +71,12 @@ class TorchModel:
     def _build(self, seed: int) -> nn.Module:
         with own_randomness(seed, records=0):
             return build_configured(self.schema, self.options).to(self.device)
+
+    def _new_standardiser(self) -> InputStandardiser:
+        options = self.options
+        return InputStandardiser(
+            self.schema, half_life_records=options.input_half_life_records, abs_max=options.input_abs_max
+        )
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -91,6 +96,15 @@ class TorchModel:
         Captured with the rest. Without effect where the optimizer does not pull. Raises: ConfigError as `scale_rate`.
         """
         self._factors.pull = checked_factor("scale_pull", factor)
+
+    def renew_input_layer(self) -> None:
+        """Begin anew with the layer that reads the inputs and their scales, for they mean something else from now on.
+
+        What the optimizer remembers stays: measured, squared gradients that begin anew cost more than they bring.
+        """
+        self._late.finish()
+        renew_input_layer(self.network, self._build(self._seed))
+        self._standardiser = self._new_standardiser()
 
     # ------------------------------------------------------------ predict
 

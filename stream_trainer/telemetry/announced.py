@@ -15,6 +15,7 @@ __all__ = ["ROLES", "STATES", "announce"]
 _OUTCOMES = (  # who may serve after which event: only these have a series
     (ReactionKind.SUSPECT, RaceArm.KEEP),
     (ReactionKind.CONFIRM, RaceArm.RATE_UP),
+    (ReactionKind.CONFIRM, RaceArm.NEW_INPUTS),
     (ReactionKind.CONFIRM, RaceArm.FRESH),
     (ReactionKind.CONFIRM, RaceArm.EARLIER_1),
     (ReactionKind.CONFIRM, RaceArm.EARLIER_2),

@@ -101,6 +101,7 @@ class RaceArm(Enum):
 
     KEEP = "keep"  # the live model, as it is
     RATE_UP = "rate_up"  # a copy that learns with a multiple of its rate
+    NEW_INPUTS = "new_inputs"  # such a copy whose first layer begins anew: what the layers above know stays
     FRESH = "fresh"  # a newly built twin
     EARLIER_1 = "earlier_1"  # the model that served until the last confirmed drift, as it was then,
     EARLIER_2 = "earlier_2"  # ... until the drift before,

@@ -6,7 +6,8 @@ batches of 128 through the trainer of the service, test then train; the concept 
 and an alarm is forced every 10,000 records.
 
     none     alarms change nothing              boost    five times the rate for 4,096 records
-    reset    a new model at once (bench only)   race     keep, rate_up, fresh and the last winner race: 4,096 records
+    reset    a new model at once (bench only)   race     keep, rate_up, new_inputs, fresh and the last winner race:
+                                                         4,096 records
     oracle   a new model at the very record of the change, and never else (bench only)
     alone    race without the last winner
 

@@ -1,11 +1,12 @@
-"""Inside a real race: does a harder pull after a confirmed drift help, and does an arm pulled hard beat a new model?
+"""Inside a real race: what is an arm with a new first layer worth, and a harder pull after a confirmed drift?
 
 64 inputs around one of 40 made-up prototypes, four to each of ten classes; four tasks of 10,240 records in batches of
 128, test then train, the shipped network at its shipped rate. Between tasks all inputs change places (`total`), a
 quarter of them does (`partial`), or nothing changes (`stationary`). An alarm comes 256 records after each change, on
 `stationary` a false one; the race of the service decides what it is worth.
 
-    race          keep, rate_up and fresh
+    race          keep, rate_up, new_inputs and fresh
+    without       race without new_inputs
     pull 10x      race; after a confirmed drift ten times the pull to the initial weights for 1,024 records
     pull 1000x    race; after a confirmed drift a thousand times the pull for 256 records
     pull_hard     race with one more arm (bench only): a copy pulled 1,000 times as hard for the first 256 records, that
@@ -39,6 +40,7 @@ HARD = RaceArm.EARLIER_3  # the arm that is not shipped borrows a name that is f
 STREAMS = ("total", "partial", "stationary")
 POLICIES = {
     "race": RaceOptions(earlier=0),
+    "without": RaceOptions(earlier=0),
     "pull 10x": RaceOptions(earlier=0, pull_factor=10.0, pull_records=1_024),
     "pull 1000x": RaceOptions(earlier=0, pull_factor=1000.0, pull_records=256),
     "pull_hard": RaceOptions(earlier=0),
@@ -50,6 +52,13 @@ ALARM = Alarm(
     record=0,
     detection=Detection(index=0, direction=Direction.UP, before=0, after=1, statistic=1, threshold=0, window_records=1),
 )
+
+
+class WithoutNewInputs(RaceDesk):
+    """The race as it was before there was that arm."""
+
+    def _challengers(self):
+        return {arm: model for arm, model in super()._challengers().items() if arm is not RaceArm.NEW_INPUTS}
 
 
 class PulledHard(RaceDesk):
@@ -73,6 +82,9 @@ class PulledHard(RaceDesk):
         return events
 
 
+DESKS = {"without": WithoutNewInputs, "pull_hard": PulledHard}
+
+
 def stream(kind: str, seed: int) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
     prototypes = draw_prototypes(rng)
@@ -91,8 +103,8 @@ def run(kind: str, policy: str, seed: int) -> tuple[float, Counter]:
 
     model, options = twin_of("m", 0), POLICIES[policy]
     reaction = Reaction({"m": model}, options, twin_of)
-    if policy == "pull_hard":
-        reaction._desks["m"] = PulledHard("m", model, options, twin_of)
+    if policy in DESKS:
+        reaction._desks["m"] = DESKS[policy]("m", model, options, twin_of)
     wrong, events = [], Counter()
     for step, batch in enumerate(stream(kind, seed)):
         answer = reaction.predict("m", batch).argmax(axis=1)

@@ -93,6 +93,36 @@ def test_a_winner_with_a_raised_rate_has_the_base_rate_again_after_half_time():
     assert [1.0] * 4 + [5.0] * 4 + [1.0] * 12 == factors
 
 
+class Layered(ScriptedWithRate):
+    """Good once its first layer has begun anew."""
+
+    def renew_input_layer(self):
+        self.quality = self.raised_quality = 0.9
+
+
+def test_a_copy_with_a_new_first_layer_races_and_wins_where_the_inputs_changed():
+    """It is the live model's copy, and loud for the first half as rate_up is."""
+    live = Layered("live", 0.5, raised_quality=0.5)
+    reaction = Reaction({"m": live}, RACE, lambda name, number: Layered(f"twin {number}", 0.4, 0.4))
+    factors, events = [], []
+    for at in range(0, 64 * 20, 64):
+        events += play(reaction, live, 64, alarms_at=[0], start=at)[0]
+        race = reaction._desks["m"]._race
+        factors.append(race.arms[RaceArm.NEW_INPUTS].factor if race else None)
+
+    assert [(S, RaceArm.KEEP), (C, RaceArm.NEW_INPUTS)] == [(e.kind, e.arm) for e in events]
+    assert ("live", 0.9, 1.0) == (live.name, live.quality, live.factor)
+    assert [5.0] * 4 == factors[:4]
+
+
+def test_models_without_layers_race_without_that_arm():
+    live = ScriptedWithRate("live", 0.6, raised_quality=0.6)
+    reaction, _ = race_of(live, 0.5)
+    play(reaction, live, 64, alarms_at=[0])
+
+    assert {RaceArm.KEEP, RaceArm.FRESH, RaceArm.RATE_UP} == reaction._desks["m"]._race.arms.keys()
+
+
 class Late(ScriptedWithRate):
     """A twin becomes good only after 600 records; whoever is named live becomes good after 700 more."""
 

@@ -155,6 +155,27 @@ def test_a_rate_cannot_be_scaled_by_what_is_no_factor(factor):
         build(NUMBERS).scale_rate(factor)
 
 
+@pytest.mark.parametrize("schema", [NUMBERS, MIXED])
+def test_the_input_layer_begins_anew_alone(schema):
+    """Its weights and the scales of the inputs, neither embeddings nor biases; a snapshot from before is whole."""
+    model = build(schema)
+    began = {name: value.clone() for name, value in model.network.state_dict().items()}
+    for batch in cut(records(schema, 96), [16]):
+        model.learn(batch)
+    learned = {name: value.clone() for name, value in model.network.state_dict().items()}
+    state, finish = model.capture_late()
+    model.renew_input_layer()
+    finish()
+    renewed = [name for name, value in model.network.state_dict().items() if not torch.equal(value, learned[name])]
+
+    [name] = renewed
+    assert name == next(n for n, v in learned.items() if n.endswith("weight") and v.ndim == 2 and "embed" not in n)
+    assert torch.equal(model.network.state_dict()[name], began[name])
+    assert not model.capture().arrays["standardiser.numbers.weight"].any()
+    assert torch.equal(torch.as_tensor(state.arrays[f"network.{name}"]), learned[name])
+    assert model.learn(records(schema, 16)).skipped is None
+
+
 def test_a_harder_pull_survives_a_restart_and_ends_without_a_trace():
     """The group holds the configured horizon throughout; a model without a pull takes no notice."""
     batches = list(cut(records(NUMBERS, 64), [16]))

@@ -1,0 +1,189 @@
+"""Permuted images through the service's own parts: does a race keep a network better than a new one, task after task?
+
+The tasks of bench_plasticity.py, but learned by the network as shipped (inputs standardised, temperature) in batches of
+16, watched by the shipped detector on its errors, with or without a reaction. Nobody is told when a task ends.
+
+    none        alarms change nothing
+    race        keep, rate_up, new_inputs, fresh and the last winner race for 4,096 records; then 4,096 of rest
+    race again  the same with 1,024 records of rest: at 8,000 a task the rest above sleeps through every second change
+    adam        none, with Adam in the place of stream_adamw
+
+First tasks, last tasks and fresh networks as in bench_plasticity.py; `regain`: records after a change until the mean
+accuracy of the last tasks, in blocks of 250, reaches that of the fresh networks. One row of the CSV is one run.
+
+    python tests/benchmarks/bench_plasticity_race.py run --out tests/benchmarks/plasticity_race_DATE.csv
+    python tests/benchmarks/bench_plasticity_race.py table tests/benchmarks/plasticity_race_DATE.csv
+"""
+
+import itertools
+import time
+from argparse import Namespace
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_plasticity import BATCH, HIDDEN, PIXELS, Images, records_to
+from resumable import Results, describe_machine, run_or_table
+from torch import Tensor
+
+from stream_trainer.drift import build_error_signal
+from stream_trainer.engine.race import RaceOptions
+from stream_trainer.engine.reaction import Reaction
+from stream_trainer.models import TorchModel, TorchOptions
+from stream_trainer.schema import NumberFeature, Schema, Target, TargetKind
+from stream_trainer.types import Batch, ReactionKind
+
+TARGET = Target(name="garment", kind=TargetKind.CLASSES, classes=tuple("0123456789"))
+SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"p{i}") for i in range(PIXELS)), target=TARGET)
+NORMS = ("layer", "adaptive_batch_renorm")
+REACTIONS: dict[str, RaceOptions | None] = {
+    "none": None,
+    "race": RaceOptions(),
+    "race again": RaceOptions(cooldown_records=1_024),
+    "adam": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What was run: one row's key."""
+
+    norm: str
+    reaction: str
+    tasks: int
+    task_records: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Run):
+    """What came out: accuracies as shares, records to regain a fresh network's, and what the races told."""
+
+    first: float
+    last: float
+    fresh: float
+    regain: float
+    regain_fresh: float
+    events: str
+    cpu_s: float
+
+
+def batches(x: Tensor, y: Tensor) -> Iterator[Batch]:
+    for x_NF, y_N in zip(x.numpy().reshape(-1, BATCH, PIXELS), y.numpy().reshape(-1, BATCH)):
+        yield Batch(
+            x_NF=x_NF,
+            missing_NF=None,
+            category_NC=np.zeros((BATCH, 0), np.int64),
+            y_N=y_N.astype(np.int64),
+            timestamp_ms_N=np.full(BATCH, -1, np.int64),
+        )
+
+
+def network(run: Run, seed: int) -> TorchModel:
+    optimizer = {"adam": {"lr": 1e-3}} if run.reaction == "adam" else {"stream_adamw": {}}
+    return TorchModel(SCHEMA, TorchOptions(hidden=HIDDEN, norm=run.norm, optimizer=optimizer, seed=seed))
+
+
+def learn_alone(model: TorchModel, x: Tensor, y: Tensor) -> Tensor:
+    """Which records were right, (N,) bool, test then train."""
+    right = []
+    for batch in batches(x, y):
+        right.append(model.predict(batch).argmax(axis=1) == batch.y_N)
+        model.learn(batch)
+    return torch.from_numpy(np.concatenate(right))
+
+
+def learn_all(run: Run, images: Images) -> tuple[list[Tensor], Counter[str]]:
+    """The same of every task, one after the other by one model, and the events of its reaction."""
+    model, options, told = network(run, run.seed), REACTIONS[run.reaction], Counter[str]()
+    if options is None:
+        return [learn_alone(model, *images.task(number)) for number in range(run.tasks)], told
+    reaction = Reaction({"m": model}, options, lambda name, number: network(run, run.seed + 7919 * number))
+    signal, tasks = build_error_signal("m", TARGET), []
+    for number in range(run.tasks):
+        right = []
+        for batch in batches(*images.task(number)):
+            right.append(reaction.predict("m", batch).argmax(axis=1) == batch.y_N)
+            for event in reaction.react(batch, signal.update((~right[-1]).astype(np.float64))):
+                told[f"{event.kind.value} {event.arm.value}"] += event.kind is not ReactionKind.SUSPECT
+            model.learn(batch)
+        tasks.append(torch.from_numpy(np.concatenate(right)))
+    return tasks, told
+
+
+def measure(run: Run) -> Row:
+    images, counted, started = Images(run.task_records, run.seed), max(1, run.tasks // 5), time.process_time()
+    right, told = learn_all(run, images)
+    lasts = range(run.tasks - counted, run.tasks)
+    fresh = torch.stack([learn_alone(network(run, 1_000 + number), *images.task(number)) for number in lasts])
+    level = float(fresh.double().mean())
+    return Row(
+        **asdict(run),
+        first=float(torch.cat(right[1 : 1 + counted]).double().mean()),
+        last=float(torch.cat(right[-counted:]).double().mean()),
+        fresh=level,
+        regain=records_to(level, torch.stack(right[-counted:])),
+        regain_fresh=records_to(level, fresh),
+        events=" / ".join(f"{name} {count}" for name, count in sorted(told.items()) if count),
+        cpu_s=time.process_time() - started,
+    )
+
+
+def table(path: Path) -> str:
+    rows, found = list(Results(path, Run, Row)), defaultdict(list)
+    for row in rows:
+        found[row.norm, row.reaction, row.tasks, row.task_records].append(row)
+    lines = [
+        "# Permuted images, learned by the service's own parts",
+        "",
+        f"From `{path.name}` ({len(rows)} runs, {sum(row.cpu_s for row in rows) / 3600:.1f} CPU hours; "
+        f"{describe_machine()}). What is measured, and how: `bench_plasticity_race.py`. Accuracies in %; last - fresh "
+        "in points, with the standard error over seeds. Events of all seeds.",
+        "",
+        "| norm | reaction | tasks | seeds | first | last | fresh | last - fresh | regain | fresh | events |",
+        "|---" * 11 + "|",
+    ]
+    for (norm, reaction, tasks, records), runs in sorted(found.items()):
+        first, last, fresh = (
+            100 * np.array([getattr(row, name) for row in runs]) for name in ("first", "last", "fresh")
+        )
+        error = (last - fresh).std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
+        regain, again = (np.mean([getattr(row, name) for row in runs]) for name in ("regain", "regain_fresh"))
+        told = sum((Counter(_counts(row.events)) for row in runs), Counter[str]())
+        lines.append(
+            f"| {norm} | {reaction} | {tasks} x {records:,} | {len(runs)} | {first.mean():.1f} | {last.mean():.1f} "
+            f"| {fresh.mean():.1f} | {(last - fresh).mean():+.1f} ± {error:.1f} | {regain:,.0f} | {again:,.0f} "
+            f"| {', '.join(f'{name} {count}' for name, count in told.most_common())} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _counts(events: str) -> dict[str, int]:
+    return {name: int(count) for name, _, count in (told.rpartition(" ") for told in events.split(" / ") if told)}
+
+
+def main() -> None:
+    def run(chosen: Namespace) -> None:
+        torch.set_num_threads(1)
+        results = Results(chosen.out, Run, Row)
+        for seed, reaction, norm in itertools.product(chosen.seeds, chosen.reactions, chosen.norms):
+            key = Run(norm=norm, reaction=reaction, tasks=chosen.tasks, task_records=chosen.records, seed=seed)
+            print(results.once(key, measure), flush=True)
+
+    run_or_table(
+        __doc__,
+        run,
+        table,
+        tasks={"type": int, "default": 100},
+        records={"type": int, "default": 8_000},
+        seeds={"type": int, "nargs": "+", "default": [0, 1, 2]},
+        norms={"nargs": "+", "default": list(NORMS), "choices": NORMS},
+        reactions={"nargs": "+", "default": list(REACTIONS), "choices": list(REACTIONS)},
+    )
+
+
+if __name__ == "__main__":
+    main()
