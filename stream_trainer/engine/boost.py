@@ -34,7 +34,7 @@ class BoostDesk(Desk):
     """Turns the rate of one model up, and down again."""
 
     def __init__(self, name: str, model: Model, options: BoostOptions) -> None:
-        super().__init__(name, model, options.cooldown_records)
+        super().__init__(name, model)
         self._options = options
         self._until: int | None = None  # None: no boost
 
@@ -56,7 +56,7 @@ class BoostDesk(Desk):
         if self._record - len(batch) >= self._until:
             self._model.scale_rate(1.0)
             self._until = None
-            self._rest()
+            self._rest(self._options.cooldown_records)
         return []
 
     def capture(self) -> State:

@@ -48,8 +48,8 @@ def scale_pull_of(model: Model, factor: float) -> None:
 class Desk(ABC):
     """One model: counts its records, and knows until when no alarm is acted upon."""
 
-    def __init__(self, name: str, model: Model, cooldown_records: int) -> None:
-        self._name, self._model, self._cooldown_records = name, model, cooldown_records
+    def __init__(self, name: str, model: Model) -> None:
+        self._name, self._model = name, model
         self._record = 0
         self._quiet_until = 0
 
@@ -73,8 +73,8 @@ class Desk(ABC):
     @abstractmethod
     def _go_on(self, batch: Batch) -> list[ReactionEvent]: ...
 
-    def _rest(self) -> None:
-        self._quiet_until = self._record + self._cooldown_records
+    def _rest(self, records: int) -> None:
+        self._quiet_until = self._record + records
 
     def capture(self) -> State:
         return State(values={"record": self._record, "quiet_until": self._quiet_until})

@@ -49,7 +49,9 @@ class RaceOptions:
     rate_factor: float = 5.0  # for rate_up: measured best of the simple boosts at a low base rate
     margin_min: float = 0.02  # share of the loss: a smaller gain does not pay for what the live model still knows
     statistic_min: float = 3.5  # standard errors: by chance alone 1 in 200 at the first look, 1 in 3,000 at the last
-    cooldown_records: int = 4096  # as long as a race: an excited detector can have half of all records raced, not more
+    # As long as a race: an excited detector can have half of all records raced, not more. After a confirmed drift a
+    # quarter: that detector was right, and a world that changed may change again.
+    cooldown_records: int = 4096
     # How many former winners race again: one saved 2 % of the errors of a concept that returned and cost nothing else.
     # Its price is one more arm in a race, and from the first confirmed drift on one more state in every checkpoint.
     earlier: int = 1

@@ -25,6 +25,8 @@ __all__ = ["RaceDesk", "TwinOf"]
 TwinOf = Callable[[str, int], Model]
 """(model, number) -> the model as configured, newly built; number 0 has the configured seed, each other its own."""
 
+CONFIRMED_REST = 4  # after a drift that was none the detector is rested so many times as long as after a true one
+
 _LOUD = (RaceArm.RATE_UP, RaceArm.NEW_INPUTS)  # learn with a multiple of the rate in the first half
 _EARLIER = (RaceArm.EARLIER_1, RaceArm.EARLIER_2, RaceArm.EARLIER_3)
 
@@ -33,7 +35,7 @@ class RaceDesk(Desk):
     """The races of one model, one after the other, and what is left of them: former winners, and a harder pull."""
 
     def __init__(self, name: str, model: Model, options: RaceOptions, twin_of: TwinOf) -> None:
-        super().__init__(name, model, options.cooldown_records)
+        super().__init__(name, model)
         self._options, self._twin_of = options, twin_of
         self._races = 0  # so far: each has its own seed
         self._race: Race | None = None
@@ -113,11 +115,12 @@ class RaceDesk(Desk):
                 scale_pull_of(model, self._options.pull_factor if hard else 1.0)
 
     def _end(self, race: Race) -> None:
-        if self._before is not None and race.leader is not RaceArm.KEEP:
+        confirmed = race.leader is not RaceArm.KEEP
+        if self._before is not None and confirmed:
             others = [state for arm, state in zip(_EARLIER, self._earlier) if arm is not race.leader]
             self._earlier = [self._before, *others][: self._options.earlier]
         self._race = self._before = None
-        self._rest()
+        self._rest(self._options.cooldown_records // (CONFIRMED_REST if confirmed else 1))
 
     def _told(self, kind: ReactionKind, arm: RaceArm, verdict: Verdict) -> ReactionEvent:
         return ReactionEvent(

@@ -4,8 +4,8 @@ The tasks of bench_plasticity.py, but learned by the network as shipped (inputs 
 16, watched by the shipped detector on its errors, with or without a reaction. Nobody is told when a task ends.
 
     none        alarms change nothing
-    race        keep, rate_up, new_inputs, fresh and the last winner race for 4,096 records; then 4,096 of rest
-    race again  the same with 1,024 records of rest: at 8,000 a task the rest above sleeps through every second change
+    race        as shipped: keep, rate_up, new_inputs, fresh and the last winner race for 4,096 records
+    without     the same race without new_inputs
     adam        none, with Adam in the place of stream_adamw
 
 First tasks, last tasks and fresh networks as in bench_plasticity.py; `regain`: records after a change until the mean
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_plasticity import BATCH, HIDDEN, PIXELS, Images, records_to
+from bench_pull_race import WithoutNewInputs
 from resumable import Results, describe_machine, run_or_table
 from torch import Tensor
 
@@ -42,7 +43,7 @@ NORMS = ("layer", "adaptive_batch_renorm")
 REACTIONS: dict[str, RaceOptions | None] = {
     "none": None,
     "race": RaceOptions(),
-    "race again": RaceOptions(cooldown_records=1_024),
+    "without": RaceOptions(),
     "adam": None,
 }
 
@@ -87,6 +88,10 @@ def network(run: Run, seed: int) -> TorchModel:
     return TorchModel(SCHEMA, TorchOptions(hidden=HIDDEN, norm=run.norm, optimizer=optimizer, seed=seed))
 
 
+def twin_of(run: Run, number: int) -> TorchModel:
+    return network(run, run.seed + 7919 * number)
+
+
 def learn_alone(model: TorchModel, x: Tensor, y: Tensor) -> Tensor:
     """Which records were right, (N,) bool, test then train."""
     right = []
@@ -101,7 +106,9 @@ def learn_all(run: Run, images: Images) -> tuple[list[Tensor], Counter[str]]:
     model, options, told = network(run, run.seed), REACTIONS[run.reaction], Counter[str]()
     if options is None:
         return [learn_alone(model, *images.task(number)) for number in range(run.tasks)], told
-    reaction = Reaction({"m": model}, options, lambda name, number: network(run, run.seed + 7919 * number))
+    reaction = Reaction({"m": model}, options, lambda name, number: twin_of(run, number))
+    if run.reaction == "without":
+        reaction._desks["m"] = WithoutNewInputs("m", model, options, lambda name, number: twin_of(run, number))
     signal, tasks = build_error_signal("m", TARGET), []
     for number in range(run.tasks):
         right = []

@@ -162,6 +162,18 @@ def test_an_exchange_is_taken_back_when_the_old_model_is_better_after_all():
     assert ("live", 64 * 70) == (live.name, live.learned)
 
 
+@pytest.mark.parametrize(("fresh_quality", "rested"), [(0.9, 250), (0.5, 1000)], ids=["confirmed", "a false alarm"])
+def test_after_a_confirmed_drift_the_next_alarm_is_heard_sooner(fresh_quality, rested):
+    """Alarms with every batch: one that was right is believed again after a quarter of the cool-down."""
+    live = Scripted("live", 0.6)
+    reaction, _ = race_of(live, fresh_quality)
+    events, _ = play(reaction, live, 16 * 200, alarms_at=range(0, 16 * 200, 16), size=16)
+    begun = [event.record for event in events if event.kind is S]
+    ended = 16 + 1024  # the race begins with the batch of the alarm and scores from the next one on
+
+    assert [16, ended + (rested // 16 + 1) * 16] == begun[:2]
+
+
 def test_a_former_winner_races_again_when_its_concept_returns():
     """Two concepts take turns; what was good before the first confirmed drift wins at the second, untaught."""
     live = Scripted("first", 0.6)
