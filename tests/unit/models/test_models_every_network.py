@@ -356,3 +356,20 @@ def test_options_that_a_network_cannot_take_are_named(net, options, message):
         build_network(net, images(12, 12), 2, **options)
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("net", SHAPES)
+def test_the_layer_that_reads_the_inputs_can_begin_anew(net):
+    """One tensor has the values again that it began with, the rest stays, and learning goes on."""
+    model, data = build(net), records(schema_of(net), 64)
+    began = {name: value.clone() for name, value in model.network.named_parameters()}
+    for batch in cut(data, [16]):
+        model.learn(batch)
+    learned = {name: value.detach().clone() for name, value in model.network.named_parameters()}
+    model.renew_input_layer()
+    now = dict(model.network.named_parameters())
+
+    [renewed] = [name for name in now if not torch.equal(now[name], learned[name])]
+    assert now[renewed] is first_weight(model)
+    assert torch.equal(now[renewed], began[renewed])
+    assert model.learn(records(schema_of(net), 16)).skipped is None
