@@ -2,8 +2,9 @@
 
 For each cell (data set, order, cut, layer) three seeds of their own choose the learning rate from one grid; the table
 is made of other seeds at that rate, so the best of five rates is not lucky twice. With one seed to choose by, chance
-decided between rates that lie a point or two apart, for every layer; the LeNet, whose layers lie further apart, has one.
-One row of the CSV is one run; a run that is in the file is not repeated, so the grid may be stopped and go on, and grow.
+decided between rates that lie a point or two apart, for every layer; the LeNet, whose layers lie further apart, has
+one. One row of the CSV is one run; a run that is in the file is not repeated, so the grid may be stopped and go on, and
+grow.
 "sgd:32" learns batches in steps of at most 32 records, as the product does by default; batches of up to 32 are then the
 same runs as those of "sgd".
 
