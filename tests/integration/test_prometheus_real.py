@@ -126,7 +126,7 @@ def observe(metrics, *, learned):
         timestamp_ms_N=np.full(7, int(time.time() * 1000) - 300, dtype=np.int64),
         models={
             "mlp": ModelReport(
-                learned=LearnReport(loss=0.5, gradient_norm=1.0, learning_rate=0.001),
+                learned=LearnReport(loss=0.5, gradient_norm=1.0, learning_rate=0.001, output_scale=0.9),
                 error=2 / 7,
                 predict_s=0.001,
                 learn_s=0.002,
