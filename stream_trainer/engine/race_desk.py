@@ -13,7 +13,7 @@ A model without rate and layers, River's for example, races against the arm fres
 crash in mid-race resumes the race. Not here: the race itself (race.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from stream_trainer.contracts import Model
 from stream_trainer.engine.desk import Desk, HasInputLayer, HasRate, scale_pull_of, scale_rate_of
@@ -27,7 +27,6 @@ TwinOf = Callable[[str, int], Model]
 
 CONFIRMED_REST = 4  # after a drift that was none the detector is rested so many times as long as after a true one
 
-_LOUD = (RaceArm.RATE_UP, RaceArm.NEW_INPUTS)  # learn with a multiple of the rate in the first half
 _EARLIER = (RaceArm.EARLIER_1, RaceArm.EARLIER_2, RaceArm.EARLIER_3)
 
 
@@ -63,10 +62,9 @@ class RaceDesk(Desk):
         self._races += 1
         now = self._model.capture()
         challengers = self._challengers()
-        for arm in _LOUD:
-            if arm in challengers:
-                challengers[arm].restore(now)
-                scale_rate_of(challengers[arm], self._options.rate_factor)
+        for copy in _loud(challengers):
+            copy.restore(now)
+            scale_rate_of(copy, self._options.rate_factor)
         renewed = challengers.get(RaceArm.NEW_INPUTS)
         if isinstance(renewed, HasInputLayer):
             renewed.renew_input_layer()
@@ -86,9 +84,8 @@ class RaceDesk(Desk):
         for event in events:
             self._pull(race, event.kind is ReactionKind.CONFIRM, self._record - len(batch))
         if not race.practising:
-            for arm in _LOUD:
-                if arm in race.arms:
-                    scale_rate_of(race.arms[arm], 1.0)
+            for model in _loud(race.arms):
+                scale_rate_of(model, 1.0)
         if race.finished:
             self.fresh_margin = race.margin(RaceArm.FRESH, RaceArm.KEEP)
             self._end(race)
@@ -163,3 +160,8 @@ class RaceDesk(Desk):
         if "race" in state.values:
             self._race = Race(self._model, self._challengers(), self._options)
             self._race.restore(state.part("race"))
+
+
+def _loud(arms: Mapping[RaceArm, Model]) -> list[Model]:
+    """Those that learn with a multiple of the rate in the first half."""
+    return [arms[arm] for arm in (RaceArm.RATE_UP, RaceArm.NEW_INPUTS) if arm in arms]

@@ -16,13 +16,13 @@ def renew_input_layer(network: nn.Module, began: nn.Module) -> None:
     >>> [torch.equal(network[i].weight, began[i].weight) for i in (0, 1)]
     [True, False]
     """
-    for now, initial in zip(_layers(network), _layers(began)):
+    now, initial = _first_layer(network), _first_layer(began)
+    if now is not None and initial is not None:
         with torch.no_grad():
             now.copy_(initial)
-        return
 
 
-def _layers(network: nn.Module) -> list[Tensor]:
-    """Matrices and kernels in the order in which the network was put together."""
+def _first_layer(network: nn.Module) -> Tensor | None:
+    """The first matrix or kernel in the order in which the network was put together; None: it has none."""
     tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    return [p for p in network.parameters() if p.ndim >= 2 and id(p) not in tables]
+    return next((p for p in network.parameters() if p.ndim >= 2 and id(p) not in tables), None)

@@ -150,7 +150,8 @@ class StreamAdamW(torch.optim.Optimizer):
             state["weight"] += (1 - decay) * (1 - state["weight"])
         unbiased = [math.sqrt(state["weight"]) for state in states]  # taken out as a factor: √v̂ = root / unbiased
         horizon = group["pull_horizon_records"]
-        pulls = [0.0 if horizon is None else _pull(parameter, records, horizon) for parameter in parameters]
+        matrix, vector = (0.0 if horizon is None else -math.expm1(-k * records / horizon) for k in (1, VECTOR_PULL))
+        pulls = [matrix if parameter.ndim >= 2 else vector for parameter in parameters]
         initials = [None if horizon is None else state.get("initial") for state in states]  # old states have no vectors
         compiled = step_kernel() if group["beta1"] == 0 else None
         if compiled is not None and compiled.step(
@@ -242,11 +243,6 @@ def headroom(records: int) -> float:
     (4.0, 1.0, 1.0)
     """
     return math.sqrt(max(1.0, REFERENCE_RECORDS / records))
-
-
-def _pull(parameter: Tensor, records: int, horizon: float) -> float:
-    """How far towards its initial values."""
-    return -math.expm1(-(1 if parameter.ndim >= 2 else VECTOR_PULL) * records / horizon)
 
 
 def _cut(rms: float, records: int) -> float:

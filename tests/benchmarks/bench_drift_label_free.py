@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from number_batches import batch_of
 from scipy.signal import lfilter
 
 from stream_trainer.drift import (
@@ -33,7 +34,6 @@ from stream_trainer.drift.evaluate import CONCEPTS, Table, piecewise
 from stream_trainer.evaluation.outcomes import class_verdict
 from stream_trainer.models import TorchOptions, build_model
 from stream_trainer.schema import NumberFeature, Schema, Target
-from stream_trainer.types import Batch
 
 FEATURES, BATCH, NOISE, STEADY_RECORDS, BEFORE, HORIZON = 10, 256, 0.05, 300_000, 60_000, 10_000
 SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"x{i}") for i in range(FEATURES)), target=Target.binary("y"))
@@ -91,14 +91,7 @@ def changed(kind: str, seed: int) -> Table:
 
 
 def table_of(name: str, x_NF: np.ndarray, y_N: np.ndarray, changes: tuple[int, ...]) -> Table:
-    batch = Batch(
-        x_NF=x_NF.astype(np.float32),
-        missing_NF=None,
-        category_NC=np.zeros((len(y_N), 0), np.int64),
-        y_N=y_N.astype(np.int64),
-        timestamp_ms_N=np.full(len(y_N), -1, np.int64),
-    )
-    return Table(name=name, schema=SCHEMA, records=batch, changes=changes)
+    return Table(name=name, schema=SCHEMA, records=batch_of(x_NF, y_N), changes=changes)
 
 
 def alarms(table: Table, seed: int) -> dict[str, list[int]]:

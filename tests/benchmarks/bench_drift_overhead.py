@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from number_batches import batch_of
 
 from stream_trainer.drift import build_confidence_signal, build_error_signal, build_feature_signal, build_norm_signal
 from stream_trainer.drift.signals import LabelSignal, PredictionSignal
@@ -33,14 +34,7 @@ def batches(n: int, records: int) -> Iterator[Batch]:
     rng = np.random.default_rng(7)
     for _ in range(n):
         x_NF = rng.standard_normal((records, FEATURES), dtype=np.float32)
-        y_N = (x_NF[:, :4].sum(axis=1) + rng.standard_normal(records) > 0).astype(np.int64)
-        yield Batch(
-            x_NF=x_NF,
-            missing_NF=None,
-            category_NC=np.zeros((records, 0), np.int64),
-            y_N=y_N,
-            timestamp_ms_N=np.full(records, -1, np.int64),
-        )
+        yield batch_of(x_NF, x_NF[:, :4].sum(axis=1) + rng.standard_normal(records) > 0)
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -27,6 +27,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from number_batches import batch_of
 
 from stream_trainer.contracts import Model
 from stream_trainer.engine.boost import BoostOptions
@@ -75,14 +76,7 @@ def stream(kind: str, seed: int) -> Batch:
     if kind == "none":
         number_N[:] = 0
     y_N = concepts[number_N, place_N] ^ (rng.random(n) < NOISE)
-    return batch_of(x_NF.astype(np.float32), y_N.astype(np.int64))
-
-
-def batch_of(x_NF: np.ndarray, y_N: np.ndarray) -> Batch:
-    nothing = np.zeros((len(y_N), 0), np.int64)
-    return Batch(
-        x_NF=x_NF, missing_NF=None, category_NC=nothing, y_N=y_N, timestamp_ms_N=np.full(len(y_N), -1, np.int64)
-    )
+    return batch_of(x_NF, y_N)
 
 
 def cut(whole: Batch) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from number_batches import batch_of
 from resumable import run_or_table
 from safetensors.torch import load_file, save_file
 
@@ -56,13 +57,7 @@ def batch(number: int) -> Batch:
     way = number % ROW_BATCHES / ROW_BATCHES
     x_NF = rng.standard_normal((RECORDS, FEATURES), dtype=np.float32)
     y_N = (x_NF @ (start_F * (1 - way) + end_F * way) > 0) ^ (rng.random(RECORDS) < WRONG)
-    return Batch(
-        x_NF=x_NF,
-        missing_NF=None,
-        category_NC=np.zeros((RECORDS, 0), np.int64),
-        y_N=y_N.astype(np.int64),
-        timestamp_ms_N=np.full(RECORDS, -1, np.int64),
-    )
+    return batch_of(x_NF, y_N)
 
 
 def one_row(model: TorchModel, number: int) -> Row:

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,11 @@ OPTIMIZERS: dict[str, Callable[[Net], Step]] = {
 }
 
 TOLD = "stream_adamw, told of changes"
+HOW_MUCH: dict[str, dict[str, Any]] = {  # command line: of bench_plasticity_race.py too
+    "tasks": {"type": int, "default": 100},
+    "records": {"type": int, "default": 8_000},
+    "seeds": {"type": int, "nargs": "+", "default": [0, 1, 2]},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +268,7 @@ def main() -> None:
         __doc__,
         run,
         table,
-        tasks={"type": int, "default": 100},
-        records={"type": int, "default": 8_000},
-        seeds={"type": int, "nargs": "+", "default": [0, 1, 2]},
+        **HOW_MUCH,
         norms={"nargs": "+", "default": list(NORMS), "choices": NORMS},
         optimizers={"nargs": "+", "default": list(OPTIMIZERS), "choices": [*OPTIMIZERS, TOLD]},
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from number_batches import batch_of
 
 from stream_trainer.models import TorchModel, TorchOptions
 from stream_trainer.models.plasticity import EVERY_RECORDS, POOL_RECORDS, RANK_EVERY_RECORDS, PlasticityWatch
@@ -28,13 +29,7 @@ SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"x{i}") for i in range(FEATURE
 def batch(n: int) -> Batch:
     rng = np.random.default_rng(7)
     x_NF = rng.standard_normal((n, FEATURES), dtype=np.float32)
-    return Batch(
-        x_NF=x_NF,
-        missing_NF=None,
-        category_NC=np.zeros((n, 0), np.int64),
-        y_N=(x_NF[:, 0] > 0).astype(np.int64),
-        timestamp_ms_N=np.full(n, -1, np.int64),
-    )
+    return batch_of(x_NF, x_NF[:, 0] > 0)
 
 
 def cpu_us(call: Callable[[], object]) -> float:

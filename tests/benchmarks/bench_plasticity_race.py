@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_plasticity import BATCH, HIDDEN, PIXELS, Images, records_to
-from bench_pull_race import WithoutNewInputs
+from bench_plasticity import BATCH, HIDDEN, HOW_MUCH, PIXELS, Images, records_to
+from bench_pull_race import WithoutNewInputs, counts_of
+from number_batches import batch_of
 from resumable import Results, describe_machine, run_or_table
 from torch import Tensor
 
@@ -35,11 +36,12 @@ from stream_trainer.engine.race import RaceOptions
 from stream_trainer.engine.reaction import Reaction
 from stream_trainer.models import TorchModel, TorchOptions
 from stream_trainer.schema import NumberFeature, Schema, Target, TargetKind
+from stream_trainer.service.wiring import SEED_STRIDE
 from stream_trainer.types import Batch, ReactionKind
 
 TARGET = Target(name="garment", kind=TargetKind.CLASSES, classes=tuple("0123456789"))
 SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"p{i}") for i in range(PIXELS)), target=TARGET)
-NORMS = ("layer", "adaptive_batch_renorm")
+NORMS, EVENTS_BETWEEN = ("layer", "adaptive_batch_renorm"), " / "
 REACTIONS: dict[str, RaceOptions | None] = {
     "none": None,
     "race": RaceOptions(),
@@ -74,13 +76,7 @@ class Row(Run):
 
 def batches(x: Tensor, y: Tensor) -> Iterator[Batch]:
     for x_NF, y_N in zip(x.numpy().reshape(-1, BATCH, PIXELS), y.numpy().reshape(-1, BATCH)):
-        yield Batch(
-            x_NF=x_NF,
-            missing_NF=None,
-            category_NC=np.zeros((BATCH, 0), np.int64),
-            y_N=y_N.astype(np.int64),
-            timestamp_ms_N=np.full(BATCH, -1, np.int64),
-        )
+        yield batch_of(x_NF, y_N)
 
 
 def network(run: Run, seed: int) -> TorchModel:
@@ -89,7 +85,7 @@ def network(run: Run, seed: int) -> TorchModel:
 
 
 def twin_of(run: Run, number: int) -> TorchModel:
-    return network(run, run.seed + 7919 * number)
+    return network(run, run.seed + SEED_STRIDE * number)
 
 
 def learn_alone(model: TorchModel, x: Tensor, y: Tensor) -> Tensor:
@@ -134,7 +130,7 @@ def measure(run: Run) -> Row:
         fresh=level,
         regain=records_to(level, torch.stack(right[-counted:])),
         regain_fresh=records_to(level, fresh),
-        events=" / ".join(f"{name} {count}" for name, count in sorted(told.items()) if count),
+        events=EVENTS_BETWEEN.join(f"{name} {count}" for name, count in sorted(told.items()) if count),
         cpu_s=time.process_time() - started,
     )
 
@@ -159,7 +155,7 @@ def table(path: Path) -> str:
         )
         error = (last - fresh).std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
         regain, again = (np.mean([getattr(row, name) for row in runs]) for name in ("regain", "regain_fresh"))
-        told = sum((Counter(_counts(row.events)) for row in runs), Counter[str]())
+        told = sum((counts_of(row.events, EVENTS_BETWEEN) for row in runs), Counter[str]())
         lines.append(
             f"| {norm} | {reaction} | {tasks} x {records:,} | {len(runs)} | {first.mean():.1f} | {last.mean():.1f} "
             f"| {fresh.mean():.1f} | {(last - fresh).mean():+.1f} ± {error:.1f} | {regain:,.0f} | {again:,.0f} "
@@ -168,13 +164,8 @@ def table(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _counts(events: str) -> dict[str, int]:
-    return {name: int(count) for name, _, count in (told.rpartition(" ") for told in events.split(" / ") if told)}
-
-
 def main() -> None:
     def run(chosen: Namespace) -> None:
-        torch.set_num_threads(1)
         results = Results(chosen.out, Run, Row)
         for seed, reaction, norm in itertools.product(chosen.seeds, chosen.reactions, chosen.norms):
             key = Run(norm=norm, reaction=reaction, tasks=chosen.tasks, task_records=chosen.records, seed=seed)
@@ -184,9 +175,7 @@ def main() -> None:
         __doc__,
         run,
         table,
-        tasks={"type": int, "default": 100},
-        records={"type": int, "default": 8_000},
-        seeds={"type": int, "nargs": "+", "default": [0, 1, 2]},
+        **HOW_MUCH,
         norms={"nargs": "+", "default": list(NORMS), "choices": NORMS},
         reactions={"nargs": "+", "default": list(REACTIONS), "choices": list(REACTIONS)},
     )

@@ -139,6 +139,12 @@ def rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open(newline="")))
 
 
+def counts_of(events: str, between: str = ", ") -> Counter[str]:
+    """Of "confirm fresh 2, rollback keep 1"."""
+    told = (event.rpartition(" ") for event in events.split(between) if event)
+    return Counter({name: int(count) for name, _, count in told})
+
+
 def table(chosen: argparse.Namespace) -> None:
     """Error in per cent, and the paired difference to the race as shipped, in points."""
     error: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
@@ -146,9 +152,7 @@ def table(chosen: argparse.Namespace) -> None:
     for row in rows(chosen.file):
         key = row["stream"], row["policy"]
         error[key][row["seed"]] = float(row["error"])
-        for told in filter(None, row["events"].split(", ")):
-            name, _, count = told.rpartition(" ")
-            confirmed[key][name] += int(count)
+        confirmed[key] += counts_of(row["events"])
     print("| stream | policy | seeds | error, % | against race, points | events of all seeds |")
     print("|---|---|---|---|---|---|")
     for key, cells in error.items():

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from number_batches import batch_of
 
 from stream_trainer.checkpoints import BackgroundWriter, CheckpointDirectory
 from stream_trainer.engine.snapshot import capture
@@ -39,15 +40,7 @@ def batches(n: int) -> list[Batch]:
     made = []
     for _ in range(n):
         x_NF = rng.normal(size=(BATCH_RECORDS, FEATURES)).astype(np.float32)
-        made.append(
-            Batch(
-                x_NF=x_NF,
-                missing_NF=None,
-                category_NC=np.zeros((BATCH_RECORDS, 0), np.int64),
-                y_N=(x_NF[:, 0] > 0).astype(np.int64),
-                timestamp_ms_N=np.full(BATCH_RECORDS, -1, np.int64),
-            )
-        )
+        made.append(batch_of(x_NF, x_NF[:, 0] > 0))
     return made
 
 

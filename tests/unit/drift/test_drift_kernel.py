@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from compiled_part import REPEATABLY, functions_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_trainer.compiled import use_compiled_parts
@@ -16,22 +17,13 @@ from stream_trainer.drift.kernel import drift_kernel
 from stream_trainer.schema import CategoryFeature, NumberFeature, Schema, Target, TargetKind
 from stream_trainer.types import Batch
 
-REPEATABLY = {
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],  # the choice is put back after all examples
-}
 cuts = st.lists(st.sampled_from([1, 7, 16, 100, 256, 1024]), min_size=1, max_size=6)
 
 
 @pytest.fixture
 def compiled():
     """The functions of the kernel, and the choice as it was when the test is over."""
-    before = use_compiled_parts(True)
-    if drift_kernel() is None:
-        pytest.skip("the kernel was not built: install again where there is a C compiler")
-    yield drift_kernel()
-    use_compiled_parts(before)
+    yield from functions_of(drift_kernel)
 
 
 def assert_same_state(expected, state):

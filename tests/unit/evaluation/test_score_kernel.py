@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from compiled_part import REPEATABLY, functions_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_trainer.compiled import use_compiled_parts
@@ -10,21 +11,11 @@ from stream_trainer.errors import ModelError
 from stream_trainer.evaluation import Prequential, score_kernel
 from stream_trainer.schema import Target, TargetKind
 
-REPEATABLY = {
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],  # the choice is put back after all examples
-}
-
 
 @pytest.fixture
 def compiled():
     """The functions of the kernel, and the choice as it was when the test is over."""
-    before = use_compiled_parts(True)
-    if score_kernel() is None:
-        pytest.skip("the kernel was not built: install again where there is a C compiler")
-    yield score_kernel()
-    use_compiled_parts(before)
+    yield from functions_of(score_kernel)
 
 
 def target_of(classes):

@@ -6,29 +6,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from compiled_part import REPEATABLY, functions_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from stream_trainer.compiled import use_compiled_parts
 from stream_trainer.optimizers import StreamAdamW, gradient_norm, step_kernel
 
-REPEATABLY = {
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],  # the choice is put back after all examples
-}
 ROWS, WIDTH = 30, 5
 
 
 @pytest.fixture
 def compiled():
     """The functions of the kernel, and the choices as they were when the test is over."""
-    before = use_compiled_parts(True)
-    if step_kernel() is None:
-        pytest.skip("the kernel was not built: install again where there is a C compiler")
-    yield step_kernel()
-    use_compiled_parts(before)
+    yield from functions_of(step_kernel)
     _ = step_kernel.built.use("avx2") or step_kernel.built.use("portable")
 
 
