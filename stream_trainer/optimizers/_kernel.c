@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CALLS 1 /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
+#define CALLS 2 /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* steps from here on let other threads of Python run meanwhile */
 #define VALUES_MAX (4 << 20) /* of one step: beyond, torch's threads bring more than its calls cost */
 #define LANES 8 /* a sum is made of so many, added up at the end */
@@ -31,7 +31,7 @@ typedef struct {
 } Dense;
 
 typedef struct {
-    double decay, rate, limit, eps, smallest;
+    double decay, gain, rate, limit, eps, smallest;
     int flush;
 } Step;
 
@@ -57,13 +57,14 @@ INLINE double cut(double rms, double limit) {
 INLINE void step_dense(const Dense *t, const Step *s, float *restrict u) {
     float *restrict weights = t->weights, *restrict square = t->square;
     const float *restrict g = t->g, *restrict initial = t->initial;
-    const float decay = (float)s->decay, added = (float)(1 - s->decay), eps = (float)(s->eps * t->unbiased);
+    const float decay = (float)s->decay, added = (float)((1 - s->decay) * s->gain), eps = (float)(s->eps * t->unbiased);
+    const double factor = sqrt(s->gain) * t->unbiased;
     for (ptrdiff_t i = 0; i < t->n; i++) {
         square[i] = square[i] * decay + added * g[i] * g[i];
         u[i] = g[i] / (sqrtf(square[i]) + eps);
     }
-    const double rms = t->unbiased * sqrt(squares(u, t->n)) / sqrt((double)t->n);
-    const float step = (float)(-s->rate * t->unbiased * cut(rms, s->limit)), pull = (float)t->pull;
+    const double rms = factor * sqrt(squares(u, t->n)) / sqrt((double)t->n);
+    const float step = (float)(-s->rate * factor * cut(rms, s->limit)), pull = (float)t->pull;
     for (ptrdiff_t i = 0; i < t->n; i++) weights[i] += step * u[i];
     if (initial)
         for (ptrdiff_t i = 0; i < t->n; i++) weights[i] += pull * (initial[i] - weights[i]);
@@ -102,11 +103,11 @@ INLINE void step_row(const Rows *r, const Look *looks, ptrdiff_t k, float *restr
     if (keep > r->decay_max) keep = r->decay_max;
     add_up(r->values, looks, k, r->width, g);
     *mass = (float)(1 - keep * (1 - (double)*mass));
-    const float scale = (float)(r->records / k), decay = (float)keep, added = (float)(1 - keep);
+    const float scale = (float)(r->records / sqrt((double)k)), decay = (float)keep, added = (float)(1 - keep);
     const float unbiased = (float)(1 / sqrt(*mass)), eps = (float)r->eps, smallest = (float)r->smallest;
     for (ptrdiff_t d = 0; d < r->width; d++) {
-        const float mean = g[d] * scale, now = square[d] * decay + added * mean * mean;
-        u[d] = mean / (sqrtf(now) * unbiased + eps);
+        const float scaled = g[d] * scale, now = square[d] * decay + added * scaled * scaled; /* √k times the mean */
+        u[d] = scaled / (sqrtf(now) * unbiased + eps);
         square[d] = now < smallest ? 0 : now;
     }
     const double limit = sqrt(r->reference / k), rms = sqrt(squares(u, r->width) / r->width);
@@ -233,13 +234,14 @@ static void step_all(const Dense *all, Py_ssize_t count, const Step *step, float
     for (Py_ssize_t i = 0; i < count; i++) path->step_dense(&all[i], step, scratch);
 }
 
-/* step(weights, gradients, squares, initials or None, unbiased, pulls, decay, rate, limit, eps, smallest, flush): lists of
-   one length, then what all of them share -> whether the step was taken */
+/* step(weights, gradients, squares, initials or None, unbiased, pulls, decay, gain, rate, limit, eps, smallest, flush):
+   lists of one length, then what all of them share -> whether the step was taken */
 static PyObject *call_step(PyObject *module, PyObject *const *args, Py_ssize_t arguments) {
-    if (!expects(arguments, 12) || !are_lists(args, 6)) return NULL;
+    if (!expects(arguments, 13) || !are_lists(args, 6)) return NULL;
     const Py_ssize_t count = PyList_GET_SIZE(args[0]);
-    const Step step = {PyFloat_AsDouble(args[6]), PyFloat_AsDouble(args[7]),  PyFloat_AsDouble(args[8]),
-                       PyFloat_AsDouble(args[9]), PyFloat_AsDouble(args[10]), PyObject_IsTrue(args[11])};
+    const Step step = {PyFloat_AsDouble(args[6]),  PyFloat_AsDouble(args[7]),  PyFloat_AsDouble(args[8]),
+                       PyFloat_AsDouble(args[9]),  PyFloat_AsDouble(args[10]), PyFloat_AsDouble(args[11]),
+                       PyObject_IsTrue(args[12])};
     if (PyErr_Occurred()) return NULL;
     ptrdiff_t total = 0, largest = 0;
     Dense *all = malloc((count ? count : 1) * sizeof *all);

@@ -1,18 +1,22 @@
 """AdamW for a stream: everything it remembers is counted in records, so the size of the batches does not matter.
 
-Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weights it started with, v = running g².
+Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weights it started with, v = running n/16 g².
 
-    β₂ = min(.9999, exp(-n / horizon))           v ← β₂ v + (1-β₂) g²           v̂ = v / (1 - Πβ₂)
-    W ← W - lr √(n/16) cut(u),  u = g / √v̂                                         then a pull towards W0:
+    β₂ = min(.9999, exp(-n / horizon))           v ← β₂ v + (1-β₂) n/16 g²      v̂ = v / (1 - Πβ₂)
+    W ← W - lr √(n/16) cut(u),  u = √(n/16) g / √v̂                                 then a pull towards W0:
     W ← W + (1 - exp(-n / H)) (W0 - W),  H = pull_horizon, of gains and biases a tenth of it
+
+The mean of n records has a noise of 1/√n, so n g² is of one size however records are cut: in batches of one size u is
+g over its usual size as in Adam, and where the size changes, a record moves the weights as far as in any other batch.
+With v of g² alone single records between batches of 32 go 1.4 times as far as they do alone, and those a quarter.
 
 cut(u) leaves an update alone up to a root mean square of L = max(1, √(16/n)), a step of lr in batches up to 16, and
 takes it back to L²/RMS(u), at last to 1, beyond. With L = 1 for single records, too, every record that was predicted
 wrongly was cut and those predicted rightly were not: networks became too sure of themselves.
 
-Embeddings (sparse gradients) move row by row, each row by its own clock, the k records that named it: n becomes k, and
-the rate lr row_lr_ratio √k. Refused: closures, for a record is learned from once; schedules that end, for a stream
-does not.
+Embeddings (sparse gradients) move row by row, each row by its own clock, the k records that named it: n and n/16 become
+k, and the rate lr row_lr_ratio √k. Refused: closures, for a record is learned from once; schedules that end, for a
+stream does not.
 Sources: Marek et al. 2025, arXiv:2507.07101 (moments in samples); Wortsman et al. 2023, arXiv:2304.13013 (clipped
 update); Hampel 1974, JASA 69 (the further out, the less it counts); Kumar et al. 2023, arXiv:2308.11958 (pull to the
 initial weights, which keeps a network able to learn).
@@ -104,6 +108,7 @@ class StreamAdamW(torch.optim.Optimizer):
             "row_lr_ratio": row_lr_ratio,
             "warmup_records": warmup_records,
             "records": 0,  # learned so far; a Python integer, for a float32 counter stops at 16 777 216
+            "reference_records": REFERENCE_RECORDS,  # what n is a share of in v; states without it have v of g² alone
         }
         super().__init__(params, defaults)
 
@@ -131,6 +136,8 @@ class StreamAdamW(torch.optim.Optimizer):
         flush = before // FLUSH_RECORDS != group["records"] // FLUSH_RECORDS
         learning = [parameter for parameter in group["params"] if parameter.grad is not None]
         dense = [parameter for parameter in learning if not parameter.grad.is_sparse]
+        if "reference_records" not in group:
+            self._weigh_squares(group, records / REFERENCE_RECORDS)
         if dense:
             self._step_dense(dense, group, rate * math.sqrt(records / REFERENCE_RECORDS), records, flush)
         for table in learning:
@@ -145,7 +152,7 @@ class StreamAdamW(torch.optim.Optimizer):
         states = [self._state_of(parameter, group) for parameter in parameters]
         gradients: list[Tensor] = [parameter.grad for parameter in parameters]  # type: ignore[misc]
         squares = [state["square"] for state in states]
-        decay = min(DECAY_MAX, math.exp(-records / group["horizon_records"]))
+        decay, gain = min(DECAY_MAX, math.exp(-records / group["horizon_records"])), records / REFERENCE_RECORDS
         for state in states:
             state["weight"] += (1 - decay) * (1 - state["weight"])
         unbiased = [math.sqrt(state["weight"]) for state in states]  # taken out as a factor: √v̂ = root / unbiased
@@ -162,6 +169,7 @@ class StreamAdamW(torch.optim.Optimizer):
             unbiased,
             pulls,
             decay,
+            gain,
             rate,
             headroom(records),
             EPS,
@@ -171,15 +179,16 @@ class StreamAdamW(torch.optim.Optimizer):
             increment_version(parameters)
             return
         torch._foreach_mul_(squares, decay)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - decay)
+        torch._foreach_addcmul_(squares, gradients, gradients, (1 - decay) * gain)
         if group["beta1"] > 0:
             gradients = _mean_gradients(states, gradients, group["beta1"] ** (records / REFERENCE_RECORDS))
         roots = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, [EPS * factor for factor in unbiased])
         norms = torch.stack(torch._foreach_norm(torch._foreach_div(gradients, roots))).tolist()  # the one wait
         sizes = [math.sqrt(root.numel()) for root in roots]
-        cuts = [_cut(factor * norm / size, records) for factor, norm, size in zip(unbiased, norms, sizes)]
-        steps = [-rate * factor * cut for factor, cut in zip(unbiased, cuts)]
+        factors = [math.sqrt(gain) * factor for factor in unbiased]
+        cuts = [_cut(factor * norm / size, records) for factor, norm, size in zip(factors, norms, sizes)]
+        steps = [-rate * factor * cut for factor, cut in zip(factors, cuts)]
         torch._foreach_addcdiv_(parameters, gradients, roots, steps)
 
         pulled = [(p, initial, pull) for p, initial, pull in zip(parameters, initials, pulls) if initial is not None]
@@ -203,6 +212,13 @@ class StreamAdamW(torch.optim.Optimizer):
                 state["initial"] = parameter.detach().clone(memory_format=torch.preserve_format)
         return state
 
+    def _weigh_squares(self, group: dict[str, Any], gain: float) -> None:
+        """An old state: its batches were as this one, as far as one knows; its rows saw a record or two at a time."""
+        for state in (self.state[parameter] for parameter in group["params"] if parameter in self.state):
+            if "row_weight" not in state:
+                state["square"] *= gain
+        group["reference_records"] = REFERENCE_RECORDS
+
     def _step_rows(self, table: Tensor, group: dict[str, Any], lr: float, records: int) -> None:
         """An embedding: to a row its batch is the k records that named it, so g is their mean, and √k its scale.
 
@@ -222,7 +238,7 @@ class StreamAdamW(torch.optim.Optimizer):
         rows, entry, counts = torch.unique(gradient._indices()[0], return_inverse=True, return_counts=True)
         k_R1 = counts.to(table.dtype)[:, None]
         sums_RD = torch.zeros(len(rows), *table.shape[1:], dtype=table.dtype, device=table.device)
-        g_RD = sums_RD.index_add_(0, entry, gradient._values()) * (records / k_R1)
+        g_RD = sums_RD.index_add_(0, entry, gradient._values()) * (records / k_R1.sqrt())  # √k times their mean
 
         decay_R1 = torch.exp(-counts[:, None].double() / horizon).clamp_(max=DECAY_MAX)  # float32 has half of 1 - .9999
         square_RD = state["square"][rows] * decay_R1.to(table.dtype) + g_RD.square() * (1 - decay_R1).to(table.dtype)

@@ -140,7 +140,7 @@ def test_a_row_that_the_table_does_not_have_is_refused(compiled, row):
 def test_lists_of_other_lengths_are_refused(compiled):
     one = [torch.ones(1)]
     with pytest.raises(TypeError, match="lists of one length"):
-        compiled.step(one, [], one, [None], [1.0], [0.0], 0.9, 0.1, 1.0, 1e-10, 1e-30, False)
+        compiled.step(one, [], one, [None], [1.0], [0.0], 0.9, 1.0, 0.1, 1.0, 1e-10, 1e-30, False)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

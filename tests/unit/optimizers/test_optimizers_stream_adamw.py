@@ -55,9 +55,9 @@ def test_a_step_is_the_formula(beta1, records):
 
         g = gradient.double() * 7
         decay2, decay1 = min(0.9999, math.exp(-records / 2000)), beta1 ** (records / 16)
-        v, left2 = decay2 * v + (1 - decay2) * g * g, left2 * decay2
+        v, left2 = decay2 * v + (1 - decay2) * records / 16 * g * g, left2 * decay2
         m, left1 = decay1 * m + (1 - decay1) * g, left1 * decay1
-        u = m / (1 - left1) / (v / (1 - left2)).sqrt()
+        u = math.sqrt(records / 16) * m / (1 - left1) / (v / (1 - left2)).sqrt()
         rms, limit = u.square().mean().sqrt().item(), max(1.0, math.sqrt(16 / records))
         u = u if rms <= limit else u / rms * max(1.0, limit**2 / rms)
         moved = expected - 0.01 * math.sqrt(records / 16) * u
@@ -89,18 +89,38 @@ def test_warm_up_is_counted_in_records():
 
 @pytest.mark.parametrize("cut", [1, 4, 100])
 def test_memories_do_not_depend_on_the_cut(cut):
-    """The same gradient for 2000 records, then none for 2000: what is left of it is a matter of records."""
+    """The same noise of a record for 2000 of them, then none for 2000: what is left of it is a matter of records."""
     weight = parameter(2, 2)
     optimizer = StreamAdamW([weight], lr=0.0, horizon_records=1000)  # lr 0: only the memories are watched
     for gradient in (1.0, 0.0):
         for _ in range(2000 // cut):
-            with_gradient(weight, torch.full((2, 2), gradient))
+            with_gradient(weight, torch.full((2, 2), 4 * gradient / math.sqrt(cut)))
             optimizer.step(records=cut)
     left = math.exp(-2) - math.exp(-4)
 
     torch.testing.assert_close(torch.full((2, 2), left), optimizer.state[weight]["square"], rtol=1e-3, atol=0)
     assert optimizer.param_groups[0]["records"] == 4000
     assert type(optimizer.param_groups[0]["records"]) is int
+
+
+def test_a_record_moves_the_weights_as_far_whatever_came_before():
+    """Single records and batches of 32 in turn, all noise of one size.
+
+    With the square of the mean gradient alone the first went 1.4 times as far as they should, the second a quarter.
+    """
+    weight, generator = nn.Parameter(torch.zeros(40, 40)), torch.Generator().manual_seed(4)
+    optimizer = StreamAdamW([weight], lr=1.0, pull_horizon_records=None)
+    moved = {1: [], 32: []}
+    for _ in range(6):
+        for records in (1, 32):
+            for _ in range(640 // records):
+                before = weight.detach().clone()
+                with_gradient(weight, torch.randn(40, 40, generator=generator) / math.sqrt(records))
+                optimizer.step(records=records)
+                moved[records].append((weight.detach() - before).square().mean().item() / records)
+
+    for steps in moved.values():
+        assert torch.tensor(steps[len(steps) // 2 :]).mean().sqrt() == pytest.approx(1 / 4, rel=0.02)
 
 
 # ------------------------------------------------------------ the pull
@@ -345,6 +365,28 @@ def test_a_row_steps_as_far_whatever_else_is_in_the_batch(others):
 
 
 # ------------------------------------------------------------ state
+
+
+@pytest.mark.parametrize("records", [1, 64])
+def test_a_state_from_before_squares_were_weighed_goes_on_as_it_was(records):
+    """It has the mean of g² alone, which in batches of one size is the same but for a factor."""
+    weight, gradients = parameter(3, 4), random_gradients(20, 3, 4)
+    optimizer = StreamAdamW([weight])
+    for gradient in gradients[:10]:
+        with_gradient(weight, gradient)
+        optimizer.step(records=records)
+    twin, old = nn.Parameter(weight.detach().clone()), copy.deepcopy(optimizer.state_dict())
+    old["state"][0]["square"] *= 16 / records
+    del old["param_groups"][0]["reference_records"]
+    later = StreamAdamW([twin])
+    later.load_state_dict(old)
+    for gradient in gradients[10:]:
+        for moved, mover in ((weight, optimizer), (twin, later)):
+            with_gradient(moved, gradient.clone())
+            mover.step(records=records)
+
+    assert later.param_groups[0]["reference_records"] == 16
+    torch.testing.assert_close(weight, twin, rtol=1e-6, atol=1e-8)
 
 
 def test_a_state_dict_goes_round_exactly():
