@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CALLS 2 /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
+#define CALLS 3 /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* steps from here on let other threads of Python run meanwhile */
 #define VALUES_MAX (4 << 20) /* of one step: beyond, torch's threads bring more than its calls cost */
 #define LANES 8 /* a sum is made of so many, added up at the end */
@@ -24,16 +24,22 @@ static PyObject *tensor_type, *parameter_type, *float32, *int64, *numel;
 /* ------------------------------------------------------------ arithmetic, compiled for two instruction sets */
 
 typedef struct {
-    float *weights, *square;
-    const float *g, *initial; /* initial: NULL where nothing pulls */
-    ptrdiff_t n;
-    double unbiased, pull;
+    float *weights, *square, *mean, *previous; /* mean: NULL where a step is of the last gradient alone */
+    const float *g, *initial;                  /* initial: NULL where nothing pulls */
+    ptrdiff_t n, sampled;                      /* values of `previous`; 0 where it is NULL */
+    double unbiased, mean_factor, pull;
 } Dense;
 
 typedef struct {
     double decay, gain, rate, limit, eps, smallest;
     int flush;
+    double mean_decay, share; /* of the mean gradient in a step */
 } Step;
+
+/* Of an update u and the one before, p: sums of u p, u u and p p. */
+typedef struct {
+    double across, own, before;
+} Products;
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -54,7 +60,35 @@ INLINE double cut(double rms, double limit) {
     return (left > 1 ? left : left == left ? 1 : left) / rms;
 }
 
-INLINE void step_dense(const Dense *t, const Step *s, float *restrict u) {
+/* Add the products, and let p become u. */
+INLINE void compare(const float *restrict u, float *restrict p, ptrdiff_t n, Products *products) {
+    double lanes[LANES] = {0};
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] += (double)u[i + j] * p[i + j];
+    for (int j = 0; i + j < n; j++) lanes[j] += (double)u[i + j] * p[i + j];
+    for (int j = 0; j < LANES; j++) products->across += lanes[j];
+    products->own += squares(u, n);
+    products->before += squares(p, n);
+    memcpy(p, u, n * sizeof *p);
+}
+
+/* Move the mean gradient on, and let its share into u. */
+INLINE void mix_mean(const Dense *t, const Step *s, float eps, float *restrict u) {
+    float *restrict mean = t->mean;
+    const float *restrict g = t->g, *restrict square = t->square;
+    const float moved = (float)(1 - s->mean_decay), share = (float)s->share, factor = (float)t->mean_factor;
+    for (ptrdiff_t i = 0; i < t->n; i++) {
+        mean[i] += moved * (g[i] - mean[i]);
+        u[i] += share * (mean[i] * factor / (sqrtf(square[i]) + eps) - u[i]);
+    }
+}
+
+INLINE void flush(float *restrict moment, ptrdiff_t n, float smallest) {
+    for (ptrdiff_t i = 0; i < n; i++) moment[i] = fabsf(moment[i]) < smallest ? 0 : moment[i];
+}
+
+INLINE void step_dense(const Dense *t, const Step *s, float *restrict u, Products *products) {
     float *restrict weights = t->weights, *restrict square = t->square;
     const float *restrict g = t->g, *restrict initial = t->initial;
     const float decay = (float)s->decay, added = (float)((1 - s->decay) * s->gain), eps = (float)(s->eps * t->unbiased);
@@ -63,15 +97,16 @@ INLINE void step_dense(const Dense *t, const Step *s, float *restrict u) {
         square[i] = square[i] * decay + added * g[i] * g[i];
         u[i] = g[i] / (sqrtf(square[i]) + eps);
     }
+    if (t->previous) compare(u, t->previous, t->sampled, products);
+    if (t->mean) mix_mean(t, s, eps, u);
     const double rms = factor * sqrt(squares(u, t->n)) / sqrt((double)t->n);
     const float step = (float)(-s->rate * factor * cut(rms, s->limit)), pull = (float)t->pull;
     for (ptrdiff_t i = 0; i < t->n; i++) weights[i] += step * u[i];
     if (initial)
         for (ptrdiff_t i = 0; i < t->n; i++) weights[i] += pull * (initial[i] - weights[i]);
-    if (s->flush) {
-        const float smallest = (float)s->smallest;
-        for (ptrdiff_t i = 0; i < t->n; i++) square[i] = square[i] < smallest ? 0 : square[i];
-    }
+    if (!s->flush) return;
+    flush(square, t->n, (float)s->smallest);
+    if (t->mean) flush(t->mean, t->n, (float)s->smallest);
 }
 
 typedef struct {
@@ -136,14 +171,14 @@ INLINE double row_squares(const float *values, ptrdiff_t width, const Look *look
 }
 
 typedef struct {
-    void (*step_dense)(const Dense *, const Step *, float *);
+    void (*step_dense)(const Dense *, const Step *, float *, Products *);
     void (*step_rows)(const Rows *, const Look *, ptrdiff_t, float *);
     double (*squares)(const float *, ptrdiff_t);
     double (*row_squares)(const float *, ptrdiff_t, const Look *, ptrdiff_t, float *);
 } Path;
 
 #define COMPILE(path, target)                                                                                         \
-    target static void step_dense_##path(const Dense *t, const Step *s, float *u) { step_dense(t, s, u); }            \
+    target static void step_dense_##path(const Dense *t, const Step *s, float *u, Products *p) { step_dense(t, s, u, p); } \
     target static void step_rows_##path(const Rows *r, const Look *l, ptrdiff_t n, float *u) { step_rows(r, l, n, u); } \
     target static double squares_##path(const float *v, ptrdiff_t n) { return squares(v, n); }                       \
     target static double row_squares_##path(const float *v, ptrdiff_t width, const Look *l, ptrdiff_t n, float *u) {  \
@@ -192,6 +227,13 @@ static int take_item(PyObject *list, Py_ssize_t i, ptrdiff_t n, void *values) {
     return take(PyList_GET_ITEM(list, i), float32, n, values);
 }
 
+/* Where it may be None: `values` is then NULL. */
+static int take_or_none(PyObject *list, Py_ssize_t i, ptrdiff_t n, void *values) {
+    if (PyList_GET_ITEM(list, i) != Py_None) return take_item(list, i, n, values);
+    memset(values, 0, sizeof(void *));
+    return 1;
+}
+
 static int are_lists(PyObject *const *lists, int count) {
     for (int i = 0; i < count; i++)
         if (!PyList_Check(lists[i]) || PyList_GET_SIZE(lists[i]) != PyList_GET_SIZE(lists[0])) {
@@ -219,29 +261,35 @@ static int dense_of(PyObject *const *lists, Dense *all, Py_ssize_t count, ptrdif
         if ((right = take_item(lists[0], i, t->n, &t->weights)) != 1) return right;
         if ((right = take_item(lists[1], i, t->n, &t->g)) != 1) return right;
         if ((right = take_item(lists[2], i, t->n, &t->square)) != 1) return right;
-        t->initial = NULL;
-        if (PyList_GET_ITEM(lists[3], i) != Py_None && (right = take_item(lists[3], i, t->n, &t->initial)) != 1)
-            return right;
-        t->unbiased = item(lists[4], i);
-        t->pull = item(lists[5], i);
+        if ((right = take_or_none(lists[3], i, t->n, &t->initial)) != 1) return right;
+        if ((right = take_or_none(lists[4], i, t->n, &t->mean)) != 1) return right;
+        t->sampled = PyList_GET_ITEM(lists[5], i) == Py_None ? 0 : values_of(PyList_GET_ITEM(lists[5], i), &failed);
+        if (failed) return -1;
+        if (t->sampled > t->n) return 0;
+        if ((right = take_or_none(lists[5], i, t->sampled, &t->previous)) != 1) return right;
+        t->unbiased = item(lists[6], i);
+        t->mean_factor = item(lists[7], i);
+        t->pull = item(lists[8], i);
         *total += t->n;
         if (t->n > *largest) *largest = t->n;
     }
     return PyErr_Occurred() ? -1 : *total <= VALUES_MAX;
 }
 
-static void step_all(const Dense *all, Py_ssize_t count, const Step *step, float *scratch) {
-    for (Py_ssize_t i = 0; i < count; i++) path->step_dense(&all[i], step, scratch);
+static void step_all(const Dense *all, Py_ssize_t count, const Step *step, float *scratch, Products *products) {
+    for (Py_ssize_t i = 0; i < count; i++) path->step_dense(&all[i], step, scratch, products);
 }
 
-/* step(weights, gradients, squares, initials or None, unbiased, pulls, decay, gain, rate, limit, eps, smallest, flush):
-   lists of one length, then what all of them share -> whether the step was taken */
+/* step(weights, gradients, squares, initials or None, means or None, previous or None, unbiased, mean_factors, pulls,
+        decay, gain, rate, limit, eps, smallest, flush, mean_decay, share): lists of one length, then what all of them
+   share -> the products, if the step was taken, or None */
 static PyObject *call_step(PyObject *module, PyObject *const *args, Py_ssize_t arguments) {
-    if (!expects(arguments, 13) || !are_lists(args, 6)) return NULL;
+    if (!expects(arguments, 18) || !are_lists(args, 9)) return NULL;
     const Py_ssize_t count = PyList_GET_SIZE(args[0]);
-    const Step step = {PyFloat_AsDouble(args[6]),  PyFloat_AsDouble(args[7]),  PyFloat_AsDouble(args[8]),
-                       PyFloat_AsDouble(args[9]),  PyFloat_AsDouble(args[10]), PyFloat_AsDouble(args[11]),
-                       PyObject_IsTrue(args[12])};
+    const Step step = {PyFloat_AsDouble(args[9]),  PyFloat_AsDouble(args[10]), PyFloat_AsDouble(args[11]),
+                       PyFloat_AsDouble(args[12]), PyFloat_AsDouble(args[13]), PyFloat_AsDouble(args[14]),
+                       PyObject_IsTrue(args[15]),  PyFloat_AsDouble(args[16]), PyFloat_AsDouble(args[17])};
+    Products products = {0};
     if (PyErr_Occurred()) return NULL;
     ptrdiff_t total = 0, largest = 0;
     Dense *all = malloc((count ? count : 1) * sizeof *all);
@@ -253,14 +301,15 @@ static PyObject *call_step(PyObject *module, PyObject *const *args, Py_ssize_t a
         result = -1;
     }
     if (result == 1 && total < GIL_VALUES) {
-        step_all(all, count, &step, scratch);
+        step_all(all, count, &step, scratch, &products);
     } else if (result == 1) {
-        Py_BEGIN_ALLOW_THREADS step_all(all, count, &step, scratch);
+        Py_BEGIN_ALLOW_THREADS step_all(all, count, &step, scratch, &products);
         Py_END_ALLOW_THREADS
     }
     free(scratch);
     free(all);
-    return told(result);
+    if (result < 0) return NULL;
+    return result ? Py_BuildValue("ddd", products.across, products.own, products.before) : Py_NewRef(Py_None);
 }
 
 static int before(const void *one, const void *other) {

@@ -31,17 +31,18 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from stream_trainer.errors import ConfigError
+from stream_trainer.optimizers.embedding_rows import step_rows
 from stream_trainer.optimizers.kernel import step_kernel
+from stream_trainer.optimizers.mean_share import SAMPLED, hear_agreement, share_of_mean
+from stream_trainer.optimizers.records import DECAY_MAX, EPS, REFERENCE_RECORDS, SMALLEST, cut, headroom
 
-__all__ = ["StreamAdamW", "headroom"]
+__all__ = ["StreamAdamW"]
 
-REFERENCE_RECORDS = 16  # the batch size at which `lr` is the step and `beta1` the decay
-DECAY_MAX = 0.9999  # with single records a longer memory of g² adds lag and takes no more noise away
-SMALLEST = 1e-30  # below this a moment is 0: on its way down it would get stuck among the slow denormal numbers
 FLUSH_RECORDS = 1000  # how often to look for such moments; falling from SMALLEST to a denormal takes longer
 VECTOR_PULL = 10  # of gains and biases over that of matrices: with 1 some 2 % of the units were dead at any time
-EPS = 1e-10  # only so that a unit without any gradient divides 0 by something
-_CONSTANTS = (REFERENCE_RECORDS, EPS, SMALLEST)
+AUTO = "auto"  # beta1: as much of a mean over AUTO_DECAY as the stream allows
+AUTO_DECAY = 0.9
+BETA1_EXPECTED = "0 or more, below 1, or auto"
 
 
 class StreamAdamW(torch.optim.Optimizer):
@@ -50,8 +51,8 @@ class StreamAdamW(torch.optim.Optimizer):
     Args:
         lr: step per batch of 16 records; the rate stays constant for ever.
         beta1: decay of the mean gradient over 16 records. 0, none, is the default: records come correlated (runs of
-            one class, of one day), and a mean over 150 of them follows the run. 0.9 gains some .4 points where the
-            records are known to be shuffled; then with twice the rate.
+            one class, of one day), and a mean over 150 of them follows the run. "auto": u is a mixture of it and of
+            that of 0.9, as the updates themselves say (mean_share.py); it takes two more copies of the weights.
         horizon_records: memory of the squared gradient.
         pull_horizon_records: memory of the pull to the initial weights: 1.6 M costs .2 points where nothing drifts,
             160 000 learns best while everything does. None: no pull, and no copy of the initial weights. Gains and
@@ -79,7 +80,7 @@ class StreamAdamW(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float = 1e-3,
         *,
-        beta1: float = 0.0,
+        beta1: float | str = 0.0,
         horizon_records: float = 16_000,
         pull_horizon_records: float | None = 1.6e6,
         row_lr_ratio: float = 20.0,
@@ -87,7 +88,7 @@ class StreamAdamW(torch.optim.Optimizer):
     ) -> None:
         for name, value, allowed, expected in [
             ("lr", lr, lr >= 0, "0 or more"),
-            ("beta1", beta1, 0 <= beta1 < 1, "0 or more, below 1"),
+            ("beta1", beta1, beta1 == AUTO or (not isinstance(beta1, str) and 0 <= beta1 < 1), BETA1_EXPECTED),
             ("horizon_records", horizon_records, horizon_records > 0, "more than 0"),
             (
                 "pull_horizon_records",
@@ -142,7 +143,7 @@ class StreamAdamW(torch.optim.Optimizer):
             self._step_dense(dense, group, rate * math.sqrt(records / REFERENCE_RECORDS), records, flush)
         for table in learning:
             if table.grad.is_sparse:
-                self._step_rows(table, group, rate * group["row_lr_ratio"], records)
+                step_rows(table, self.state[table], group["horizon_records"], rate * group["row_lr_ratio"], records)
         return rate * math.sqrt(records / REFERENCE_RECORDS)
 
     def _step_dense(
@@ -150,64 +151,46 @@ class StreamAdamW(torch.optim.Optimizer):
     ) -> None:
         """All dense tensors of a group at once: on small ones the calls cost more than the arithmetic."""
         states = [self._state_of(parameter, group) for parameter in parameters]
-        gradients: list[Tensor] = [parameter.grad for parameter in parameters]  # type: ignore[misc]
-        squares = [state["square"] for state in states]
         decay, gain = min(DECAY_MAX, math.exp(-records / group["horizon_records"])), records / REFERENCE_RECORDS
+        beta1, horizon = group["beta1"], group["pull_horizon_records"]
+        mean_decay = (AUTO_DECAY if beta1 == AUTO else beta1) ** gain
         for state in states:
             state["weight"] += (1 - decay) * (1 - state["weight"])
-        unbiased = [math.sqrt(state["weight"]) for state in states]  # taken out as a factor: √v̂ = root / unbiased
-        horizon = group["pull_horizon_records"]
+            if beta1:
+                state["mean_weight"] += (1 - mean_decay) * (1 - state["mean_weight"])
         matrix, vector = (0.0 if horizon is None else -math.expm1(-k * records / horizon) for k in (1, VECTOR_PULL))
-        pulls = [matrix if parameter.ndim >= 2 else vector for parameter in parameters]
-        initials = [None if horizon is None else state.get("initial") for state in states]  # old states have no vectors
-        compiled = step_kernel() if group["beta1"] == 0 else None
-        if compiled is not None and compiled.step(
+        tensors = (
             parameters,
-            gradients,
-            squares,
-            initials,
-            unbiased,
-            pulls,
-            decay,
-            gain,
-            rate,
-            headroom(records),
-            EPS,
-            SMALLEST,
-            flush,
-        ):
+            [parameter.grad for parameter in parameters if parameter.grad is not None],  # all of them have one
+            [state["square"] for state in states],
+            [None if horizon is None else state.get("initial") for state in states],  # old states have no vectors
+            [state.get("mean") for state in states],
+            [state.get("previous") for state in states],
+            [math.sqrt(state["weight"]) for state in states],  # taken out as a factor: √v̂ = root / unbiased
+            [1 / state["mean_weight"] if beta1 else 0.0 for state in states],
+            [matrix if parameter.ndim >= 2 else vector for parameter in parameters],
+        )
+        share = share_of_mean(group) if beta1 == AUTO else float(beta1 > 0)
+        shared = (decay, gain, rate, headroom(records), EPS, SMALLEST, flush, mean_decay, share)
+        compiled = step_kernel()
+        products = None if compiled is None else compiled.step(*tensors, *shared)
+        if products is None:
+            products = _step_by_torch(*tensors, *shared)
+        else:
             increment_version(parameters)
-            return
-        torch._foreach_mul_(squares, decay)
-        torch._foreach_addcmul_(squares, gradients, gradients, (1 - decay) * gain)
-        if group["beta1"] > 0:
-            gradients = _mean_gradients(states, gradients, group["beta1"] ** (records / REFERENCE_RECORDS))
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_add_(roots, [EPS * factor for factor in unbiased])
-        norms = torch.stack(torch._foreach_norm(torch._foreach_div(gradients, roots))).tolist()  # the one wait
-        sizes = [math.sqrt(root.numel()) for root in roots]
-        factors = [math.sqrt(gain) * factor for factor in unbiased]
-        cuts = [_cut(factor * norm / size, records) for factor, norm, size in zip(factors, norms, sizes)]
-        steps = [-rate * factor * cut for factor, cut in zip(factors, cuts)]
-        torch._foreach_addcdiv_(parameters, gradients, roots, steps)
-
-        pulled = [(p, initial, pull) for p, initial, pull in zip(parameters, initials, pulls) if initial is not None]
-        if pulled:
-            torch._foreach_lerp_(*map(list, zip(*pulled)))
-        if flush:
-            for state in states:
-                for moment in (state["square"], state.get("mean")):
-                    if moment is not None:
-                        moment.masked_fill_(moment.abs() < SMALLEST, 0.0)
+        if beta1 == AUTO:
+            hear_agreement(group, products, records)
 
     def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
             state["square"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["weight"] = 0.0  # 1 - Πβ₂: how much of a mean `square` is by now
-            if group["beta1"] > 0:
+            if group["beta1"]:
                 state["mean"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 state["mean_weight"] = 0.0
+            if group["beta1"] == AUTO:
+                state["previous"] = parameter.new_zeros(min(parameter.numel(), SAMPLED))
             if group["pull_horizon_records"] is not None:
                 state["initial"] = parameter.detach().clone(memory_format=torch.preserve_format)
         return state
@@ -219,57 +202,59 @@ class StreamAdamW(torch.optim.Optimizer):
                 state["square"] *= gain
         group["reference_records"] = REFERENCE_RECORDS
 
-    def _step_rows(self, table: Tensor, group: dict[str, Any], lr: float, records: int) -> None:
-        """An embedding: to a row its batch is the k records that named it, so g is their mean, and √k its scale.
 
-        Expects the gradient as autograd leaves it, one entry per look-up: merged entries can no longer be counted.
-        """
-        state = self.state[table]
-        if not state:
-            state["square"] = torch.zeros_like(table)
-            state["row_weight"] = torch.zeros(len(table), 1, dtype=table.dtype, device=table.device)
-        gradient: Tensor = table.grad  # type: ignore[assignment]  # the caller chose tables that have one
-        compiled, memory, horizon = step_kernel(), (state["square"], state["row_weight"]), group["horizon_records"]
-        if compiled is not None and compiled.step_rows(
-            table, gradient._indices(), gradient._values(), *memory, horizon, DECAY_MAX, lr, records, *_CONSTANTS
-        ):
-            increment_version(table)
-            return
-        rows, entry, counts = torch.unique(gradient._indices()[0], return_inverse=True, return_counts=True)
-        k_R1 = counts.to(table.dtype)[:, None]
-        sums_RD = torch.zeros(len(rows), *table.shape[1:], dtype=table.dtype, device=table.device)
-        g_RD = sums_RD.index_add_(0, entry, gradient._values()) * (records / k_R1.sqrt())  # √k times their mean
-
-        decay_R1 = torch.exp(-counts[:, None].double() / horizon).clamp_(max=DECAY_MAX)  # float32 has half of 1 - .9999
-        square_RD = state["square"][rows] * decay_R1.to(table.dtype) + g_RD.square() * (1 - decay_R1).to(table.dtype)
-        weight_R1 = (1 - decay_R1 * (1 - state["row_weight"][rows].double())).to(table.dtype)
-        update_RD = g_RD / ((square_RD / weight_R1).sqrt_() + EPS)
-        rms_R1 = update_RD.square().mean(dim=1, keepdim=True).sqrt_()
-        limit_R1 = (REFERENCE_RECORDS / k_R1).sqrt_().clamp_(min=1.0)
-        cut_R1 = torch.where(rms_R1 <= limit_R1, 1.0, (limit_R1.square() / rms_R1).clamp_(min=1.0) / rms_R1)
-        table.index_add_(0, rows, update_RD * (k_R1.sqrt() * cut_R1), alpha=-lr)
-        state["square"][rows] = square_RD.masked_fill_(square_RD < SMALLEST, 0.0)
-        state["row_weight"][rows] = weight_R1
-
-
-def headroom(records: int) -> float:
-    """How many times as long as usual the mean gradient of so few records may be: max(1, √(16/n)).
-
-    >>> headroom(1), headroom(16), headroom(500)
-    (4.0, 1.0, 1.0)
-    """
-    return math.sqrt(max(1.0, REFERENCE_RECORDS / records))
-
-
-def _cut(rms: float, records: int) -> float:
-    """What is left of an update of this root mean square; nan stays nan."""
-    limit = headroom(records)
-    return 1.0 if rms <= limit else max(1.0, limit * limit / rms) / rms
+def _step_by_torch(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    squares: list[Tensor],
+    initials: list[Tensor | None],
+    means: list[Tensor | None],
+    previous: list[Tensor | None],
+    unbiased: list[float],
+    mean_factors: list[float],
+    pulls: list[float],
+    decay: float,
+    gain: float,
+    rate: float,
+    limit: float,
+    eps: float,
+    smallest: float,
+    flush: bool,
+    mean_decay: float,
+    share: float,
+) -> tuple[float, float, float]:
+    """What `step` of the kernel does, argument by argument. Returns: sums of u p, u u and p p, for mean_share.py."""
+    torch._foreach_mul_(squares, decay)
+    torch._foreach_addcmul_(squares, gradients, gradients, (1 - decay) * gain)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_add_(roots, [eps * factor for factor in unbiased])
+    updates = list(torch._foreach_div(gradients, roots))
+    products = _products(updates, previous)
+    remembered = [mean for mean in means if mean is not None]
+    if remembered:
+        torch._foreach_lerp_(remembered, gradients, 1 - mean_decay)
+        of_means = torch._foreach_div(torch._foreach_mul(remembered, mean_factors), roots)
+        torch._foreach_lerp_(updates, of_means, share)
+    norms = torch.stack(torch._foreach_norm(updates)).tolist()  # the one wait
+    factors = [math.sqrt(gain) * factor for factor in unbiased]
+    for parameter, update, factor, norm in zip(parameters, updates, factors, norms):
+        parameter.add_(update, alpha=-rate * factor * cut(factor * norm / math.sqrt(update.numel()), limit))
+    pulled = [(p, initial, pull) for p, initial, pull in zip(parameters, initials, pulls) if initial is not None]
+    if pulled:
+        torch._foreach_lerp_(*map(list, zip(*pulled)))
+    if flush:
+        for moment in (*squares, *remembered):
+            moment.masked_fill_(moment.abs() < smallest, 0.0)
+    return products
 
 
-def _mean_gradients(states: list[dict[str, Any]], gradients: list[Tensor], decay: float) -> list[Tensor]:
-    means = [state["mean"] for state in states]
-    torch._foreach_lerp_(means, gradients, 1 - decay)
-    for state in states:
-        state["mean_weight"] += (1 - decay) * (1 - state["mean_weight"])
-    return list(torch._foreach_div(means, [state["mean_weight"] for state in states]))
+def _products(updates: list[Tensor], previous: list[Tensor | None]) -> tuple[float, float, float]:
+    """Sums of u p, u u and p p over the remembered part of each update; p becomes u."""
+    products = torch.zeros(3, dtype=torch.float64)
+    for update, before in zip(updates, previous):
+        if before is not None:
+            u, p = update.flatten()[: len(before)].double(), before.double()
+            products += torch.stack([u @ p, u @ u, p @ p]).cpu()
+            before.copy_(u)
+    across, own, of_previous = products.tolist()
+    return across, own, of_previous

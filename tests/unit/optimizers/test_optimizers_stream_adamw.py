@@ -1,6 +1,7 @@
 """StreamAdamW: what it remembers is counted in records, and nothing it does can hurt a stream that never ends."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from stream_trainer.compiled import use_compiled_parts
 from stream_trainer.errors import ConfigError
 from stream_trainer.optimizers import StreamAdamW, step_kernel
+from stream_trainer.optimizers.mean_share import hear_agreement, share_of_mean
 
 
 @pytest.fixture(autouse=True, scope="module", params=["compiled", "torch"])
@@ -121,6 +123,81 @@ def test_a_record_moves_the_weights_as_far_whatever_came_before():
 
     for steps in moved.values():
         assert torch.tensor(steps[len(steps) // 2 :]).mean().sqrt() == pytest.approx(1 / 4, rel=0.02)
+
+
+# ------------------------------------------------------------ the share of the mean gradient
+
+
+def auto_after(gradients: list[torch.Tensor], records: int = 16) -> tuple[nn.Parameter, StreamAdamW]:
+    weight = nn.Parameter(torch.zeros_like(gradients[0]))
+    optimizer = StreamAdamW([weight], lr=0.01, beta1="auto", pull_horizon_records=None)
+    for gradient in gradients:
+        with_gradient(weight, gradient.clone())
+        optimizer.step(records=records)
+    return weight, optimizer
+
+
+def share_now(optimizer: StreamAdamW) -> float:
+    return share_of_mean(optimizer.param_groups[0])
+
+
+def test_a_mean_is_trusted_as_far_as_updates_do_not_repeat_each_other():
+    """Noise alone: half. Each update takes back some of the last: all. Runs, each update again: nothing."""
+    noise = random_gradients(400, 20, 20)
+    returning = [new - 0.4 * old for old, new in itertools.pairwise(noise)]
+    runs = [noise[i // 4] for i in range(400)]
+
+    assert share_now(auto_after(noise)[1]) == pytest.approx(0.5, abs=0.05)
+    assert share_now(auto_after(returning)[1]) == 1.0
+    assert share_now(auto_after(runs)[1]) == 0.0
+
+
+def test_before_it_has_heard_enough_a_step_is_of_the_last_gradient_alone():
+    """As with beta1 0, bit for bit: 400 records say little."""
+    gradients = random_gradients(25, 6, 5)
+    weight, optimizer = auto_after(gradients)
+    alone = nn.Parameter(torch.zeros(6, 5))
+    plain = StreamAdamW([alone], lr=0.01, pull_horizon_records=None)
+    for gradient in gradients:
+        with_gradient(alone, gradient.clone())
+        plain.step(records=16)
+
+    assert share_now(optimizer) == 0.0
+    assert torch.equal(alone, weight)
+
+
+@pytest.mark.parametrize("records", [1, 16, 100])
+def test_the_mean_enters_a_step_by_its_share(records):
+    """Written out: u = (1-w) g/√v̂ + w m/√v̂, both times √(n/16)."""
+    gradients = random_gradients(1_400 // records + 2, 4, 3)
+    weight, optimizer = auto_after(gradients[:-1], records)
+    group, state = optimizer.param_groups[0], optimizer.state[weight]
+    before, w, g = weight.detach().clone(), share_now(optimizer), gradients[-1]
+    assert 0 < w < 1
+    decay, kept = min(0.9999, math.exp(-records / 16_000)), 0.9 ** (records / 16)
+    v = decay * state["square"] + (1 - decay) * records / 16 * g * g
+    v = v / (1 - decay * (1 - state["weight"]))
+    m = (kept * state["mean"] + (1 - kept) * g) / (1 - kept * (1 - state["mean_weight"]))
+    u = math.sqrt(records / 16) * ((1 - w) * g + w * m) / v.sqrt()
+    rms, limit = u.square().mean().sqrt().item(), max(1.0, math.sqrt(16 / records))
+    u = u if rms <= limit else u / rms * max(1.0, limit**2 / rms)
+    with_gradient(weight, g.clone())
+    optimizer.step(records=records)
+
+    torch.testing.assert_close(
+        before - group["lr"] * math.sqrt(records / 16) * u, weight.detach(), rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_an_update_that_is_no_direction_is_not_heard(bad):
+    """Of zeros, or of what is no number: the cosine stays a number, and what was heard stays."""
+    _, optimizer = auto_after(random_gradients(100, 4, 4))
+    group = optimizer.param_groups[0]
+    heard = group["agreement"]
+    hear_agreement(group, (bad, bad, 1.0), 16)
+
+    assert group["agreement"] == heard
 
 
 # ------------------------------------------------------------ the pull
@@ -282,7 +359,8 @@ def test_a_closure_is_refused():
     ("options", "message"),
     [
         ({"lr": -1.0}, "stream_adamw.lr is -1.0; expected 0 or more."),
-        ({"beta1": 1.0}, "stream_adamw.beta1 is 1.0; expected 0 or more, below 1."),
+        ({"beta1": 1.0}, "stream_adamw.beta1 is 1.0; expected 0 or more, below 1, or auto."),
+        ({"beta1": "much"}, "stream_adamw.beta1 is much; expected 0 or more, below 1, or auto."),
         ({"horizon_records": 0}, "stream_adamw.horizon_records is 0; expected more than 0."),
         ({"pull_horizon_records": -5}, "stream_adamw.pull_horizon_records is -5; expected more than 0, or None."),
         ({"row_lr_ratio": 0.0}, "stream_adamw.row_lr_ratio is 0.0; expected more than 0."),
@@ -400,7 +478,7 @@ def test_a_state_dict_goes_round_exactly():
                 p.fill_(0.3)
         groups = [
             {"params": list(table.parameters()), "lr": 0.1},
-            {"params": list(net.parameters()), "beta1": 0.9, "pull_horizon_records": 1000},
+            {"params": list(net.parameters()), "beta1": "auto", "pull_horizon_records": 1000},
         ]
         return table, net, StreamAdamW(groups, lr=0.01)
 
