@@ -30,6 +30,7 @@ TABLES = (("elec2", "own"), ("noaa", "own"), ("covtype", "own"))
 NORMS = ("adaptive_batch_renorm", "batch_renorm", "layer", "batch", "none")
 RATES = {
     "stream_adamw": (0.0005, 0.001, 0.002, 0.004),
+    "stream_adamw_auto": (0.0005, 0.001, 0.002, 0.004),  # beta1: auto
     "adamw": (0.0005, 0.001, 0.002, 0.004),
     "adam": (0.0005, 0.001, 0.002, 0.004),
     "sgd": (0.03, 0.1, 0.3),
@@ -108,7 +109,27 @@ def table(path: Path) -> str:
         ]
         lines.append("|---" * (len(CUTS) + 7) + "|")
         lines += [*found, ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_finals(rows)])
+
+
+def _finals(rows: list[Row]) -> list[str]:
+    """Does the cut matter in the end? Each stream by itself."""
+    lines = ["## Images held out, after the last batch: mean over the cuts (widest minus narrowest)", ""]
+    lines += ["| norm | optimizer | " + " | ".join(", ".join(place) for place in JUDGED) + " |"]
+    lines.append("|---" * (len(JUDGED) + 2) + "|")
+    for norm, optimizer in sorted({(row.norm, row.optimizer) for row in rows}):
+        found: dict[tuple[str, str], dict[str, list[float]]] = {place: defaultdict(list) for place in JUDGED}
+        for row in rows:
+            if (row.norm, row.optimizer) == (norm, optimizer) and (row.data, row.order) in found:
+                found[row.data, row.order][row.cut].append(100 * row.held_out)
+        if not all(found.values()):
+            continue
+        cells = []
+        for of_cut in found.values():
+            means = [np.mean(values) for values in of_cut.values()]
+            cells.append(f"{np.mean(means):.1f} ({max(means) - min(means):.1f})")
+        lines.append(f"| {norm} | {optimizer} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def _lines(rows: list[Row], streams: tuple[tuple[str, str], ...]) -> Iterator[tuple[float, str]]:
