@@ -52,7 +52,7 @@ class StreamAdamW(torch.optim.Optimizer):
         lr: step per batch of 16 records; the rate stays constant for ever.
         beta1: decay of the mean gradient over 16 records. 0, none, is the default: records come correlated (runs of
             one class, of one day), and a mean over 150 of them follows the run. "auto": u is a mixture of it and of
-            that of 0.9, as the updates themselves say (mean_share.py); it takes two more copies of the weights.
+            that of 0.9, as the updates themselves say (mean_share.py); it takes one more copy of the weights.
         horizon_records: memory of the squared gradient.
         pull_horizon_records: memory of the pull to the initial weights: 1.6 M costs .2 points where nothing drifts,
             160 000 learns best while everything does. None: no pull, and no copy of the initial weights. Gains and

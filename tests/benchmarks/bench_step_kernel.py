@@ -1,12 +1,13 @@
 """What does the compiled step of stream_adamw save of a whole step, with and without categories?
 
 The default network on 16 numbers and 0, 1 or 3 categories of 1,000 buckets, 32 records a step; two models of one seed
-learn the same batches in turn, one with optimizers/_kernel.c and one with torch's operations, everything else alike.
-Medians over rounds of 50 steps, in CPU time of this process.
+learn the same batches in turn, one with optimizers/_kernel.c and one with torch's operations, everything else alike;
+with and without a share of the mean gradient in the step. Medians over rounds of 50 steps, CPU time of this process.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_step_kernel.py [rounds]
 """
 
+import itertools
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from stream_trainer.optimizers import step_kernel
 from stream_trainer.schema import CategoryFeature, NumberFeature, Schema, Target
 from stream_trainer.types import Batch
 
+BETAS: tuple[float | str, ...] = (0.0, "auto")
 NUMBERS, CATEGORIES, BUCKETS, RECORDS, STEPS = 16, (0, 1, 3), 1_000, 32, 50
 
 
@@ -61,16 +63,22 @@ def main() -> None:
     assert compiled is not None, "the kernel was not built: install again where there is a C compiler"
     print(f"# What the compiled step of stream_adamw saves, {date.today()}\n\n{__doc__.splitlines()[0]}")
     print(f"`bench_step_kernel.py`, {rounds} rounds; {describe_machine()}. Microseconds of CPU a step, 32 records.\n")
-    print("| categories | torch's operations | compiled | compiled / torch's |\n|---|---|---|---|")
+    print("| categories | beta1 | torch's operations | compiled | compiled / torch's |\n|---|---|---|---|---|")
     for categories in CATEGORIES:
         made = batches(categories)
-        models = {built: TorchModel(schema_of(categories), TorchOptions()) for built in (None, compiled)}
-        taken: dict[object, list[float]] = {built: [] for built in models}
+        models = {
+            (beta1, built): TorchModel(
+                schema_of(categories), TorchOptions(optimizer={"stream_adamw": {"beta1": beta1}})
+            )
+            for beta1, built in itertools.product(BETAS, (None, compiled))
+        }
+        taken: dict[object, list[float]] = {which: [] for which in models}
         for _ in range(rounds):
-            for built, model in models.items():
-                taken[built].append(step_us(model, made, built))
-        by_torch, by_kernel = map(statistics.median, taken.values())
-        print(f"| {categories} | {by_torch:.0f} | {by_kernel:.0f} | {by_kernel / by_torch:.2f} |")
+            for (beta1, built), model in models.items():
+                taken[beta1, built].append(step_us(model, made, built))
+        for beta1 in BETAS:
+            by_torch, by_kernel = (statistics.median(taken[beta1, built]) for built in (None, compiled))
+            print(f"| {categories} | {beta1} | {by_torch:.0f} | {by_kernel:.0f} | {by_kernel / by_torch:.2f} |")
 
 
 if __name__ == "__main__":

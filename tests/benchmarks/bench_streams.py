@@ -28,8 +28,10 @@ NORMS = ("none", "layer", "batch_renorm", "adaptive_batch_renorm")
 
 def models(seed: int) -> dict[str, Any]:
     linear = {"estimator": "river.linear_model.LogisticRegression", "inputs": "standardised", "categories": "one_hot"}
+    network, auto = {"net": "mlp", "hidden": [64, 32], "seed": seed}, {"stream_adamw": {"beta1": "auto"}}
     return {
-        **{f"mlp_{norm}": {"torch": {"net": "mlp", "hidden": [64, 32], "norm": norm, "seed": seed}} for norm in NORMS},
+        **{f"mlp_{norm}": {"torch": {**network, "norm": norm}} for norm in NORMS},
+        **{f"mlp_{norm}_auto": {"torch": {**network, "norm": norm, "optimizer": auto}} for norm in NORMS},
         "river_tree": {"river": {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier"}},
         "river_logistic": {"river": linear},
     }
@@ -79,8 +81,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"# Prequential scores on real streams, {date.today()}\n")
     print(
-        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw), "
-        f"seed {options.seed}; River's models with its defaults. {platform.machine()}, torch {torch.__version__}.\n"
+        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw; auto: "
+        f"beta1: auto), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch {torch.__version__}.\n"
     )
     print("| stream | model | accuracy | log-loss | AUC | kappa-temporal |\n|---|---|---|---|---|---|")
     chosen = {name: model for name, model in models(options.seed).items() if name in options.models}
