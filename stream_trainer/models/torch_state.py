@@ -36,9 +36,12 @@ def optimizer_memory(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """The inverse, into an optimizer built alike. Raises CheckpointError if it was not."""
-    groups = optimizer.state_dict()["param_groups"]
-    if [set(group) for group in groups] != [set(group) for group in values["groups"]] or any(
+    """The inverse, into an optimizer built alike. Raises CheckpointError if it was not.
+
+    Settings that our optimizer has had only since the checkpoint was made stay as they are at birth.
+    """
+    groups, added = optimizer.state_dict()["param_groups"], set(getattr(optimizer, "settings_added", ()))
+    if [set(group) - added for group in groups] != [set(group) - added for group in values["groups"]] or any(
         ours["params"] != theirs["params"] for ours, theirs in zip(groups, values["groups"])
     ):
         raise CheckpointError(

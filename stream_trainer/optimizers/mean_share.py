@@ -28,7 +28,7 @@ def share_of_mean(group: dict[str, Any]) -> float:
     >>> share_of_mean({"agreement": -0.02, "agreement_weight": 1.0})
     0.6
     """
-    weight = group.get("agreement_weight", 0.0)
+    weight = group["agreement_weight"]
     return min(1.0, max(0.0, 0.5 - SLOPE * group["agreement"] / weight)) if weight >= TRUSTED else 0.0
 
 
@@ -41,5 +41,5 @@ def hear_agreement(group: dict[str, Any], products: tuple[float, float, float], 
     size = math.sqrt(own * before)
     if size > 0 and math.isfinite(across / size):
         share = -math.expm1(-records / AGREEMENT_RECORDS)
-        group["agreement"] = group.get("agreement", 0.0) * (1 - share) + share * across / size
-        group["agreement_weight"] = group.get("agreement_weight", 0.0) * (1 - share) + share
+        group["agreement"] += share * (across / size - group["agreement"])
+        group["agreement_weight"] += share * (1 - group["agreement_weight"])

@@ -24,7 +24,7 @@ initial weights, which keeps a network able to learn).
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -75,6 +75,8 @@ class StreamAdamW(torch.optim.Optimizer):
     (1.0, -1.0)
     """
 
+    settings_added: ClassVar = ("agreement", "agreement_weight")  # numbers of a group that older states do not have
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -109,7 +111,7 @@ class StreamAdamW(torch.optim.Optimizer):
             "row_lr_ratio": row_lr_ratio,
             "warmup_records": warmup_records,
             "records": 0,  # learned so far; a Python integer, for a float32 counter stops at 16 777 216
-            "reference_records": REFERENCE_RECORDS,  # what n is a share of in v; states without it have v of g² alone
+            **dict.fromkeys(self.settings_added, 0.0),
         }
         super().__init__(params, defaults)
 
@@ -137,8 +139,6 @@ class StreamAdamW(torch.optim.Optimizer):
         flush = before // FLUSH_RECORDS != group["records"] // FLUSH_RECORDS
         learning = [parameter for parameter in group["params"] if parameter.grad is not None]
         dense = [parameter for parameter in learning if not parameter.grad.is_sparse]
-        if "reference_records" not in group:
-            self._weigh_squares(group, records / REFERENCE_RECORDS)
         if dense:
             self._step_dense(dense, group, rate * math.sqrt(records / REFERENCE_RECORDS), records, flush)
         for table in learning:
@@ -150,8 +150,8 @@ class StreamAdamW(torch.optim.Optimizer):
         self, parameters: list[Tensor], group: dict[str, Any], rate: float, records: int, flush: bool
     ) -> None:
         """All dense tensors of a group at once: on small ones the calls cost more than the arithmetic."""
-        states = [self._state_of(parameter, group) for parameter in parameters]
         decay, gain = min(DECAY_MAX, math.exp(-records / group["horizon_records"])), records / REFERENCE_RECORDS
+        states = [self._state_of(parameter, group, gain) for parameter in parameters]
         beta1, horizon = group["beta1"], group["pull_horizon_records"]
         mean_decay = (AUTO_DECAY if beta1 == AUTO else beta1) ** gain
         for state in states:
@@ -181,11 +181,12 @@ class StreamAdamW(torch.optim.Optimizer):
         if beta1 == AUTO:
             hear_agreement(group, products, records)
 
-    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    def _state_of(self, parameter: Tensor, group: dict[str, Any], gain: float) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
             state["square"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["weight"] = 0.0  # 1 - Πβ₂: how much of a mean `square` is by now
+            state["reference_records"] = REFERENCE_RECORDS  # what n is a share of in `square`
             if group["beta1"]:
                 state["mean"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 state["mean_weight"] = 0.0
@@ -193,14 +194,12 @@ class StreamAdamW(torch.optim.Optimizer):
                 state["previous"] = parameter.new_zeros(min(parameter.numel(), SAMPLED))
             if group["pull_horizon_records"] is not None:
                 state["initial"] = parameter.detach().clone(memory_format=torch.preserve_format)
+        if (
+            "reference_records" not in state
+        ):  # an old state, of g² alone: its batches were as this one, as far as we know
+            state["square"] *= gain
+            state["reference_records"] = REFERENCE_RECORDS
         return state
-
-    def _weigh_squares(self, group: dict[str, Any], gain: float) -> None:
-        """An old state: its batches were as this one, as far as one knows; its rows saw a record or two at a time."""
-        for state in (self.state[parameter] for parameter in group["params"] if parameter in self.state):
-            if "row_weight" not in state:
-                state["square"] *= gain
-        group["reference_records"] = REFERENCE_RECORDS
 
 
 def _step_by_torch(

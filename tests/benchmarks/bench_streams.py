@@ -3,7 +3,7 @@
 Elec2, NOAA weather (../shared/data) and the demo's flights, each in its own order, once, through the engine of
 `replay`: all models predict the batch before any of them learns it. One setting for all streams.
 
-    python tests/benchmarks/bench_streams.py --batch 16 [--seed 1 --streams flights --models mlp_layer]
+    python tests/benchmarks/bench_streams.py --batch 16 [--seed 1 --streams flights --models mlp_layer_adam_0.001]
 """
 
 import argparse
@@ -24,14 +24,22 @@ from stream_trainer.streams.logged_dead_letters import LoggedDeadLetters
 
 ROOT = Path(__file__).parents[2]
 NORMS = ("none", "layer", "batch_renorm", "adaptive_batch_renorm")
+OPTIMIZERS: dict[str, Any] = {  # part of a model's name -> as in a configuration
+    "": "stream_adamw",
+    "_auto": {"stream_adamw": {"beta1": "auto"}},
+    **{f"_adam_{rate:g}": {"adam": {"lr": rate}} for rate in (0.0005, 0.001, 0.002)},
+}
 
 
 def models(seed: int) -> dict[str, Any]:
     linear = {"estimator": "river.linear_model.LogisticRegression", "inputs": "standardised", "categories": "one_hot"}
-    network, auto = {"net": "mlp", "hidden": [64, 32], "seed": seed}, {"stream_adamw": {"beta1": "auto"}}
+    network = {"net": "mlp", "hidden": [64, 32], "seed": seed}
     return {
-        **{f"mlp_{norm}": {"torch": {**network, "norm": norm}} for norm in NORMS},
-        **{f"mlp_{norm}_auto": {"torch": {**network, "norm": norm, "optimizer": auto}} for norm in NORMS},
+        **{
+            f"mlp_{norm}{name}": {"torch": {**network, "norm": norm, "optimizer": optimizer}}
+            for name, optimizer in OPTIMIZERS.items()
+            for norm in NORMS
+        },
         "river_tree": {"river": {"estimator": "river.tree.HoeffdingAdaptiveTreeClassifier"}},
         "river_logistic": {"river": linear},
     }
@@ -76,13 +84,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("--streams", nargs="+", default=["elec2", "noaa_weather", "flights"])
-    parser.add_argument("--models", nargs="+", default=list(models(0)), choices=list(models(0)))
+    usual = [name for name in models(0) if "_adam_" not in name]
+    parser.add_argument("--models", nargs="+", default=usual, choices=list(models(0)))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"# Prequential scores on real streams, {date.today()}\n")
     print(
         f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw; auto: "
-        f"beta1: auto), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch {torch.__version__}.\n"
+        f"beta1: auto), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch "
+        f"{torch.__version__}.\n"
     )
     print("| stream | model | accuracy | log-loss | AUC | kappa-temporal |\n|---|---|---|---|---|---|")
     chosen = {name: model for name, model in models(options.seed).items() if name in options.models}

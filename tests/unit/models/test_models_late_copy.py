@@ -11,7 +11,13 @@ from stream_trainer.engine.snapshot import capture
 from stream_trainer.models import TorchModel, TorchOptions, late_copy, state_sha256
 from stream_trainer.types import Counts
 
-OPTIMIZERS = ["stream_adamw", "adam", {"sgd": {"lr": 0.05, "momentum": 0.9}}, "lbfgs"]
+OPTIMIZERS = [
+    "stream_adamw",
+    {"stream_adamw": {"beta1": "auto"}},
+    "adam",
+    {"sgd": {"lr": 0.05, "momentum": 0.9}},
+    "lbfgs",
+]
 
 
 @pytest.fixture(autouse=True)

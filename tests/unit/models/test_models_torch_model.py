@@ -15,7 +15,14 @@ from stream_trainer.schema import InputWidths
 from stream_trainer.types import State
 
 NORM_NAMES = sorted(set(NORMS) - {"batch", "instance", "frn", "evonorm_s0", "group_ws", "sync"})  # for dense layers
-OPTIMIZERS = ["sgd", {"sgd": {"lr": 0.05, "momentum": 0.9}}, "adam", "adamw", "stream_adamw"]
+OPTIMIZERS = [
+    "sgd",
+    {"sgd": {"lr": 0.05, "momentum": 0.9}},
+    "adam",
+    "adamw",
+    "stream_adamw",
+    {"stream_adamw": {"beta1": "auto"}},
+]
 SIZES = [1, 7, 32, 3]
 
 
@@ -261,6 +268,23 @@ def test_a_state_with_the_initial_weights_in_it_can_still_be_loaded():
 
     assert tensors
     assert model.learn(records(MIXED, 30)) == twin.learn(records(MIXED, 30))
+    assert state_sha256(model.capture()) == state_sha256(twin.capture())
+
+
+def test_a_state_from_before_squares_were_weighed_can_still_be_loaded():
+    """As older versions wrote it: no count of records beside the squares, no agreement among the settings."""
+    model, twin = build(optimizer="stream_adamw"), build(optimizer="stream_adamw")
+    model.learn(records(MIXED, 16))
+    old = as_saved(model.capture())
+    memory = old.values["optimizer"]
+    for numbers in memory["state"].values():
+        numbers.pop("reference_records", None)
+    for group in memory["groups"]:
+        del group["agreement"], group["agreement_weight"]
+    twin.restore(old)
+
+    for size in (16, 3, 30):  # the first as large as those before: it tells of how many records the squares were
+        assert model.learn(records(MIXED, size)) == twin.learn(records(MIXED, size))
     assert state_sha256(model.capture()) == state_sha256(twin.capture())
 
 
