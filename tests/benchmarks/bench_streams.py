@@ -3,7 +3,7 @@
 Elec2, NOAA weather (../shared/data) and the demo's flights, each in its own order, once, through the engine of
 `replay`: all models predict the batch before any of them learns it. One setting for all streams.
 
-    python tests/benchmarks/bench_streams.py --batch 16 [--seed 1 --streams flights --models mlp_layer_adam_0.001]
+    python tests/benchmarks/bench_streams.py --batch 16 [--seed 1 --streams flights --models mlp_layer_adam_1e-3]
 """
 
 import argparse
@@ -27,7 +27,7 @@ NORMS = ("none", "layer", "batch_renorm", "adaptive_batch_renorm")
 OPTIMIZERS: dict[str, Any] = {  # part of a model's name -> as in a configuration
     "": "stream_adamw",
     "_auto": {"stream_adamw": {"beta1": "auto"}},
-    **{f"_adam_{rate:g}": {"adam": {"lr": rate}} for rate in (0.0005, 0.001, 0.002)},
+    **{f"_adam_{rate}": {"adam": {"lr": float(rate)}} for rate in ("5e-4", "1e-3", "2e-3")},
 }
 
 
