@@ -34,7 +34,8 @@ from stream_trainer.errors import ConfigError
 from stream_trainer.optimizers.embedding_rows import step_rows
 from stream_trainer.optimizers.kernel import step_kernel
 from stream_trainer.optimizers.mean_share import SAMPLED, hear_agreement, share_of_mean
-from stream_trainer.optimizers.records import DECAY_MAX, EPS, REFERENCE_RECORDS, SMALLEST, cut, headroom
+from stream_trainer.optimizers.records import DECAY_MAX, EPS, REFERENCE_RECORDS, SMALLEST, headroom
+from stream_trainer.optimizers.step_in_torch import step_in_torch
 
 __all__ = ["StreamAdamW"]
 
@@ -175,7 +176,7 @@ class StreamAdamW(torch.optim.Optimizer):
         compiled = step_kernel()
         products = None if compiled is None else compiled.step(*tensors, *shared)
         if products is None:
-            products = _step_by_torch(*tensors, *shared)
+            products = step_in_torch(*tensors, *shared)
         else:
             increment_version(parameters)
         if beta1 == AUTO:
@@ -194,66 +195,8 @@ class StreamAdamW(torch.optim.Optimizer):
                 state["previous"] = parameter.new_zeros(min(parameter.numel(), SAMPLED))
             if group["pull_horizon_records"] is not None:
                 state["initial"] = parameter.detach().clone(memory_format=torch.preserve_format)
-        if (
-            "reference_records" not in state
-        ):  # an old state, of g² alone: its batches were as this one, as far as we know
+        if "reference_records" not in state:
+            # Saved by an older version, a mean of g² alone: as far as one knows, its batches were as large as this one.
             state["square"] *= gain
             state["reference_records"] = REFERENCE_RECORDS
         return state
-
-
-def _step_by_torch(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    squares: list[Tensor],
-    initials: list[Tensor | None],
-    means: list[Tensor | None],
-    previous: list[Tensor | None],
-    unbiased: list[float],
-    mean_factors: list[float],
-    pulls: list[float],
-    decay: float,
-    gain: float,
-    rate: float,
-    limit: float,
-    eps: float,
-    smallest: float,
-    flush: bool,
-    mean_decay: float,
-    share: float,
-) -> tuple[float, float, float]:
-    """What `step` of the kernel does, argument by argument. Returns: sums of u p, u u and p p, for mean_share.py."""
-    torch._foreach_mul_(squares, decay)
-    torch._foreach_addcmul_(squares, gradients, gradients, (1 - decay) * gain)
-    roots = torch._foreach_sqrt(squares)
-    torch._foreach_add_(roots, [eps * factor for factor in unbiased])
-    updates = list(torch._foreach_div(gradients, roots))
-    products = _products(updates, previous)
-    remembered = [mean for mean in means if mean is not None]
-    if remembered:
-        torch._foreach_lerp_(remembered, gradients, 1 - mean_decay)
-        of_means = torch._foreach_div(torch._foreach_mul(remembered, mean_factors), roots)
-        torch._foreach_lerp_(updates, of_means, share)
-    norms = torch.stack(torch._foreach_norm(updates)).tolist()  # the one wait
-    factors = [math.sqrt(gain) * factor for factor in unbiased]
-    for parameter, update, factor, norm in zip(parameters, updates, factors, norms):
-        parameter.add_(update, alpha=-rate * factor * cut(factor * norm / math.sqrt(update.numel()), limit))
-    pulled = [(p, initial, pull) for p, initial, pull in zip(parameters, initials, pulls) if initial is not None]
-    if pulled:
-        torch._foreach_lerp_(*map(list, zip(*pulled)))
-    if flush:
-        for moment in (*squares, *remembered):
-            moment.masked_fill_(moment.abs() < smallest, 0.0)
-    return products
-
-
-def _products(updates: list[Tensor], previous: list[Tensor | None]) -> tuple[float, float, float]:
-    """Sums of u p, u u and p p over the remembered part of each update; p becomes u."""
-    products = torch.zeros(3, dtype=torch.float64)
-    for update, before in zip(updates, previous):
-        if before is not None:
-            u, p = update.flatten()[: len(before)].double(), before.double()
-            products += torch.stack([u @ p, u @ u, p @ p]).cpu()
-            before.copy_(u)
-    across, own, of_previous = products.tolist()
-    return across, own, of_previous
