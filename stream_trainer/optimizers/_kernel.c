@@ -134,11 +134,12 @@ INLINE void add_up(const float *values, const Look *looks, ptrdiff_t k, ptrdiff_
 INLINE void step_row(const Rows *r, const Look *looks, ptrdiff_t k, float *restrict g, float *restrict u) {
     const ptrdiff_t start = looks[0].row * r->width;
     float *restrict weights = r->table + start, *restrict square = r->square + start, *mass = r->mass + looks[0].row;
+    const double root_k = sqrt((double)k);
     double keep = exp(-(double)k / r->horizon);
     if (keep > r->decay_max) keep = r->decay_max;
     add_up(r->values, looks, k, r->width, g);
     *mass = (float)(1 - keep * (1 - (double)*mass));
-    const float scale = (float)(r->records / sqrt((double)k)), decay = (float)keep, added = (float)(1 - keep);
+    const float scale = (float)(r->records / root_k), decay = (float)keep, added = (float)(1 - keep);
     const float unbiased = (float)(1 / sqrt(*mass)), eps = (float)r->eps, smallest = (float)r->smallest;
     for (ptrdiff_t d = 0; d < r->width; d++) {
         const float scaled = g[d] * scale, now = square[d] * decay + added * scaled * scaled; /* √k times the mean */
@@ -146,7 +147,7 @@ INLINE void step_row(const Rows *r, const Look *looks, ptrdiff_t k, float *restr
         square[d] = now < smallest ? 0 : now;
     }
     const double limit = sqrt(r->reference / k), rms = sqrt(squares(u, r->width) / r->width);
-    const float step = (float)(-r->lr * sqrt((double)k) * cut(rms, limit > 1 ? limit : 1));
+    const float step = (float)(-r->lr * root_k * cut(rms, limit > 1 ? limit : 1));
     for (ptrdiff_t d = 0; d < r->width; d++) weights[d] += step * u[d];
 }
 

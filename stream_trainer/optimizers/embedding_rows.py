@@ -38,9 +38,8 @@ def step_rows(table: Tensor, state: dict[str, Any], horizon_records: float, lr: 
     sums_RD = torch.zeros(len(rows), *table.shape[1:], dtype=table.dtype, device=table.device)
     g_RD = sums_RD.index_add_(0, entry, gradient._values()) * (records / k_R1.sqrt())  # √k times their mean
 
-    decay_R1 = torch.exp(-counts[:, None].double() / horizon_records).clamp_(
-        max=DECAY_MAX
-    )  # float32: half of 1 - .9999
+    # In double: of 1 - .9999 float32 has half of the digits.
+    decay_R1 = torch.exp(-counts[:, None].double() / horizon_records).clamp_(max=DECAY_MAX)
     square_RD = state["square"][rows] * decay_R1.to(table.dtype) + g_RD.square() * (1 - decay_R1).to(table.dtype)
     weight_R1 = (1 - decay_R1 * (1 - state["row_weight"][rows].double())).to(table.dtype)
     update_RD = g_RD / ((square_RD / weight_R1).sqrt_() + EPS)

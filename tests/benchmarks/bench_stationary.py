@@ -64,11 +64,11 @@ def table(path: Path) -> str:
         if not seeds:
             continue
         scores = {key: np.array([found[seed] for seed in seeds]) for key, found in by_seed.items()}
-        rival = scores[_best(scores, RIVALS)]
-        cells = [_told(scores, _best(scores, RIVALS))]
+        rival = _best(scores, RIVALS)
+        cells = [_told(scores, rival)]
         for ours in OURS:
             for key in ((ours, DEFAULT), _best(scores, (ours,))):
-                cells += [_told(scores, key), _gain(scores[key] - rival)]
+                cells += [_told(scores, key), _gain(scores[key] - scores[rival])]
         lines.append(f"| {data} | {order} | {norm} | {', '.join(map(str, seeds))} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
