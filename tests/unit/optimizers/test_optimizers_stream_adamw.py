@@ -190,7 +190,7 @@ def test_the_mean_enters_a_step_by_its_share(records):
 
 
 def test_the_mean_remembers_a_gradient_gone_wild_for_twelve_usual_steps():
-    """The price that mean_share.py names: a hundred times too large, 1.8 usual steps at once and twelve in its direction.
+    """The price that mean_share.py names: a hundred times too large, 1.8 usual steps at once and twelve along it.
 
     Without a mean it is one; a change that lowers these numbers is welcome.
     """
