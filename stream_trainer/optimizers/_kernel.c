@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CALLS 3 /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
+#define CALLS 4 /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* steps from here on let other threads of Python run meanwhile */
 #define VALUES_MAX (4 << 20) /* of one step: beyond, torch's threads bring more than its calls cost */
 #define LANES 8 /* a sum is made of so many, added up at the end */
@@ -73,13 +73,13 @@ INLINE void compare(const float *restrict u, float *restrict p, ptrdiff_t n, Pro
     memcpy(p, u, n * sizeof *p);
 }
 
-/* Move the mean gradient on, and let its share into u. */
-INLINE void mix_mean(const Dense *t, const Step *s, float eps, float *restrict u) {
+/* Move the mean gradient on by what the cut leaves of g, and let its share into u, which is cut already. */
+INLINE void mix_mean(const Dense *t, const Step *s, float left, float eps, float *restrict u) {
     float *restrict mean = t->mean;
     const float *restrict g = t->g, *restrict square = t->square;
     const float moved = (float)(1 - s->mean_decay), share = (float)s->share, factor = (float)t->mean_factor;
     for (ptrdiff_t i = 0; i < t->n; i++) {
-        mean[i] += moved * (g[i] - mean[i]);
+        mean[i] += moved * (left * g[i] - mean[i]);
         u[i] += share * (mean[i] * factor / (sqrtf(square[i]) + eps) - u[i]);
     }
 }
@@ -97,10 +97,11 @@ INLINE void step_dense(const Dense *t, const Step *s, float *restrict u, Product
         square[i] = square[i] * decay + added * g[i] * g[i];
         u[i] = g[i] / (sqrtf(square[i]) + eps);
     }
+    const float left = (float)cut(factor * sqrt(squares(u, t->n)) / sqrt((double)t->n), s->limit);
+    for (ptrdiff_t i = 0; i < t->n; i++) u[i] *= left;
     if (t->previous) compare(u, t->previous, t->sampled, products);
-    if (t->mean) mix_mean(t, s, eps, u);
-    const double rms = factor * sqrt(squares(u, t->n)) / sqrt((double)t->n);
-    const float step = (float)(-s->rate * factor * cut(rms, s->limit)), pull = (float)t->pull;
+    if (t->mean) mix_mean(t, s, left, eps, u);
+    const float step = (float)(-s->rate * factor), pull = (float)t->pull;
     for (ptrdiff_t i = 0; i < t->n; i++) weights[i] += step * u[i];
     if (initial)
         for (ptrdiff_t i = 0; i < t->n; i++) weights[i] += pull * (initial[i] - weights[i]);

@@ -10,7 +10,7 @@ from stream_trainer.compiled import CompiledPart
 
 __all__ = ["step_kernel"]
 
-step_kernel = CompiledPart("stream_trainer.optimizers._kernel", calls=3)
+step_kernel = CompiledPart("stream_trainer.optimizers._kernel", calls=4)
 
 if step_kernel.built is not None:
     step_kernel.built.introduce(torch.Tensor, nn.Parameter, torch.float32, torch.int64)

@@ -39,17 +39,18 @@ def step_in_torch(
     roots = torch._foreach_sqrt(squares)
     torch._foreach_add_(roots, [eps * factor for factor in unbiased])
     updates = list(torch._foreach_div(gradients, roots))
-    products = _products(updates, previous)
-    remembered = [mean for mean in means if mean is not None]
-    if remembered:
-        torch._foreach_lerp_(remembered, gradients, 1 - mean_decay)
-        of_means = torch._foreach_div(torch._foreach_mul(remembered, mean_factors), roots)
-        torch._foreach_lerp_(updates, of_means, share)
     norms = torch.stack(torch._foreach_norm(updates)).tolist()  # the one wait
     factors = [math.sqrt(gain) * factor for factor in unbiased]
     sizes = [math.sqrt(update.numel()) for update in updates]
     cuts = [cut(factor * norm / size, limit) for factor, norm, size in zip(factors, norms, sizes)]
-    torch._foreach_mul_(updates, [-rate * factor * left for factor, left in zip(factors, cuts)])
+    torch._foreach_mul_(updates, cuts)
+    products = _products(updates, previous)
+    remembered = [mean for mean in means if mean is not None]
+    if remembered:
+        torch._foreach_lerp_(remembered, torch._foreach_mul(gradients, cuts), 1 - mean_decay)
+        of_means = torch._foreach_div(torch._foreach_mul(remembered, mean_factors), roots)
+        torch._foreach_lerp_(updates, of_means, share)
+    torch._foreach_mul_(updates, [-rate * factor for factor in factors])
     torch._foreach_add_(parameters, updates)
     pulled = [(p, initial, pull) for p, initial, pull in zip(parameters, initials, pulls) if initial is not None]
     if pulled:

@@ -41,6 +41,12 @@ def random_gradients(n: int, *shape: int, seed: int = 1) -> list[torch.Tensor]:
 # ------------------------------------------------------------ the formula
 
 
+def what_is_left(u: torch.Tensor, records: int) -> float:
+    """Of an update that is cut, written out."""
+    rms, limit = u.square().mean().sqrt().item(), max(1.0, math.sqrt(16 / records))
+    return 1.0 if rms <= limit else max(1.0, limit**2 / rms) / rms
+
+
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 @pytest.mark.parametrize("records", [1, 16, 500])
 def test_a_step_is_the_formula(beta1, records):
@@ -58,10 +64,10 @@ def test_a_step_is_the_formula(beta1, records):
         g = gradient.double() * 7
         decay2, decay1 = min(0.9999, math.exp(-records / 2000)), beta1 ** (records / 16)
         v, left2 = decay2 * v + (1 - decay2) * records / 16 * g * g, left2 * decay2
-        m, left1 = decay1 * m + (1 - decay1) * g, left1 * decay1
-        u = math.sqrt(records / 16) * m / (1 - left1) / (v / (1 - left2)).sqrt()
-        rms, limit = u.square().mean().sqrt().item(), max(1.0, math.sqrt(16 / records))
-        u = u if rms <= limit else u / rms * max(1.0, limit**2 / rms)
+        usual = (v / (1 - left2)).sqrt() / math.sqrt(records / 16)
+        cut = what_is_left(g / usual, records)
+        m, left1 = decay1 * m + (1 - decay1) * cut * g, left1 * decay1
+        u = m / (1 - left1) / usual
         moved = expected - 0.01 * math.sqrt(records / 16) * u
         expected = moved + (1 - math.exp(-records / 50_000)) * (initial - moved)
 
@@ -168,7 +174,7 @@ def test_before_it_has_heard_enough_a_step_is_of_the_last_gradient_alone():
 
 @pytest.mark.parametrize("records", [1, 16, 100])
 def test_the_mean_enters_a_step_by_its_share(records):
-    """Written out: u = (1-w) g/√v̂ + w m/√v̂, both times √(n/16)."""
+    """Written out: u = (1-w) g/√v̂ + w m/√v̂, both times √(n/16), of gradients as the cut leaves them."""
     gradients = random_gradients(1_400 // records + 2, 4, 3)
     weight, optimizer = auto_after(gradients[:-1], records)
     group, state = optimizer.param_groups[0], optimizer.state[weight]
@@ -176,12 +182,11 @@ def test_the_mean_enters_a_step_by_its_share(records):
     assert 0 < w < 1
     decay, kept = min(0.9999, math.exp(-records / 16_000)), 0.9 ** (records / 16)
     v = decay * state["square"] + (1 - decay) * records / 16 * g * g
-    v = v / (1 - decay * (1 - state["weight"]))
+    usual = (v / (1 - decay * (1 - state["weight"]))).sqrt() / math.sqrt(records / 16)
+    g = what_is_left(g / usual, records) * g
     m = (kept * state["mean"] + (1 - kept) * g) / (1 - kept * (1 - state["mean_weight"]))
-    u = math.sqrt(records / 16) * ((1 - w) * g + w * m) / v.sqrt()
-    rms, limit = u.square().mean().sqrt().item(), max(1.0, math.sqrt(16 / records))
-    u = u if rms <= limit else u / rms * max(1.0, limit**2 / rms)
-    with_gradient(weight, g.clone())
+    u = ((1 - w) * g + w * m) / usual
+    with_gradient(weight, gradients[-1].clone())
     optimizer.step(records=records)
 
     torch.testing.assert_close(
@@ -189,10 +194,10 @@ def test_the_mean_enters_a_step_by_its_share(records):
     )
 
 
-def test_the_mean_remembers_a_gradient_gone_wild_for_twelve_usual_steps():
-    """The price that mean_share.py names: a hundred times too large, 1.8 usual steps at once and twelve along it.
+def test_the_mean_remembers_a_gradient_gone_wild_as_any_other():
+    """A hundred times too large it makes one usual step at once, and in all what any gradient does.
 
-    Without a mean it is one; a change that lowers these numbers is welcome.
+    Fed with the gradient as it came, the mean made 1.8 of it at once and twelve in all.
     """
     noise, odd = random_gradients(450, 50, 50), random_gradients(1, 50, 50, seed=9)[0]
     weight, optimizer = auto_after(noise[:350])
@@ -204,8 +209,8 @@ def test_the_mean_remembers_a_gradient_gone_wild_for_twelve_usual_steps():
         steps.append(weight.detach() - before)
     usual = torch.stack([step.norm() for step in steps[:50]]).mean()
 
-    assert steps[50].norm() / usual == pytest.approx(1.8, abs=0.1)
-    assert -(sum(steps[50:]) * odd).sum() / odd.norm() / usual == pytest.approx(12, abs=1)
+    assert steps[50].norm() / usual <= 1.1
+    assert -(sum(steps[50:]) * odd).sum() / odd.norm() <= 0.01 * 50  # one lr for each of the 50 x 50, in all
 
 
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
