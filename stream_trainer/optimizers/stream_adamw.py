@@ -81,9 +81,9 @@ class StreamAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float = 1.5e-3,
         *,
-        beta1: float | str = 0.0,
+        beta1: float | str = AUTO,
         horizon_records: float = 16_000,
         pull_horizon_records: float | None = 1.6e6,
         row_lr_ratio: float = 20.0,

@@ -79,7 +79,7 @@ def network_of(data: Stream, norm: str, norm_options: dict[str, Any]) -> nn.Modu
 
 def stepper_of(net: nn.Module, optimizer: str, rate: float) -> Step:
     if optimizer.startswith("stream_adamw"):
-        ours = StreamAdamW(net.parameters(), lr=rate, beta1="auto" if optimizer == "stream_adamw_auto" else 0.0)
+        ours = StreamAdamW(net.parameters(), lr=rate, beta1=0.0 if optimizer == "stream_adamw_no_mean" else "auto")
         return lambda n: ours.step(records=n)
     theirs = TORCHS[optimizer](net.parameters(), lr=rate)
     return lambda n: theirs.step()
