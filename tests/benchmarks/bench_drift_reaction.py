@@ -46,7 +46,7 @@ CONCEPT_RECORDS, CONCEPTS, GRADUAL_RECORDS, FORCED_EVERY = 10_000, 3, 4_000, 10_
 SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"x{i}") for i in range(FEATURES)), target=Target.binary("y"))
 STREAMS = ("abrupt", "partial", "gradual", "recurring", "none")
 POLICIES = ("none", "boost", "reset", "oracle", "alone", "race")
-LEARNERS = ("torch:1e-3", "torch:5e-3", "river:linear_model.LogisticRegression")
+LEARNERS = ("torch:1.5e-3", "torch:5e-3", "river:linear_model.LogisticRegression")
 
 
 def concept(rng: np.random.Generator, x_NF: np.ndarray) -> np.ndarray:

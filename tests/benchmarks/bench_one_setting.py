@@ -29,8 +29,8 @@ BLOCKED = (("digits", "block"), ("fashion", "block"))
 TABLES = (("elec2", "own"), ("noaa", "own"), ("covtype", "own"))
 NORMS = ("adaptive_batch_renorm", "batch_renorm", "layer", "batch", "none")
 RATES = {
-    "stream_adamw": (0.0005, 0.001, 0.002, 0.004),
-    "stream_adamw_auto": (0.0005, 0.001, 0.002, 0.004),  # beta1: auto
+    "stream_adamw": (0.0005, 0.001, 0.0015, 0.002, 0.004),
+    "stream_adamw_no_mean": (0.0005, 0.001, 0.002, 0.004),  # beta1: 0
     "adamw": (0.0005, 0.001, 0.002, 0.004),
     "adam": (0.0005, 0.001, 0.002, 0.004),
     "sgd": (0.03, 0.1, 0.3),

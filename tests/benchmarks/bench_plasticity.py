@@ -46,7 +46,7 @@ Net = nn.Module
 
 def ours(horizon: float | None) -> Callable[[Net], Step]:
     def build(net: Net) -> Step:
-        optimizer = StreamAdamW(net.parameters(), lr=1e-3, pull_horizon_records=horizon)
+        optimizer = StreamAdamW(net.parameters(), pull_horizon_records=horizon)
         return lambda n: optimizer.step(records=n)
 
     return build
@@ -54,7 +54,7 @@ def ours(horizon: float | None) -> Callable[[Net], Step]:
 
 def told(net: Net, task_records: int) -> Step:
     """What a pull that follows the drift could do at best: told of each change, it takes the weights back at once."""
-    optimizer, learned = StreamAdamW(net.parameters(), lr=1e-3), 0
+    optimizer, learned = StreamAdamW(net.parameters()), 0
 
     def step(n: int) -> None:
         nonlocal learned

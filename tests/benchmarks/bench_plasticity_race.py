@@ -7,7 +7,7 @@ The tasks of bench_plasticity.py, but learned by the network as shipped (inputs 
     race        as shipped: keep, rate_up, new_inputs, fresh and the last winner race for 4,096 records
     without     the same race without new_inputs
     adam        none, with Adam in the place of stream_adamw
-    race_auto, none_auto    with `beta1: auto`
+    race_no_mean, none_no_mean    with `beta1: 0`, at 1e-3
 
 First tasks, last tasks and fresh networks as in bench_plasticity.py; `regain`: records after a change until the mean
 accuracy of the last tasks, in blocks of 250, reaches that of the fresh networks. One row of the CSV is one run.
@@ -48,8 +48,8 @@ REACTIONS: dict[str, RaceOptions | None] = {
     "race": RaceOptions(),
     "without": RaceOptions(),
     "adam": None,
-    "race_auto": RaceOptions(),
-    "none_auto": None,
+    "race_no_mean": RaceOptions(),
+    "none_no_mean": None,
 }
 
 
@@ -83,8 +83,8 @@ def batches(x: Tensor, y: Tensor) -> Iterator[Batch]:
 
 
 def network(run: Run, seed: int) -> TorchModel:
-    ours = {"stream_adamw": {"beta1": "auto" if run.reaction.endswith("_auto") else 0.0}}
-    optimizer = {"adam": {"lr": 1e-3}} if run.reaction == "adam" else ours
+    no_mean = {"stream_adamw": {"beta1": 0.0, "lr": 1e-3}} if run.reaction.endswith("no_mean") else "stream_adamw"
+    optimizer = {"adam": {"lr": 1e-3}} if run.reaction == "adam" else no_mean
     return TorchModel(SCHEMA, TorchOptions(hidden=HIDDEN, norm=run.norm, optimizer=optimizer, seed=seed))
 
 

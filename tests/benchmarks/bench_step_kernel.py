@@ -23,7 +23,7 @@ from stream_trainer.optimizers import step_kernel
 from stream_trainer.schema import CategoryFeature, NumberFeature, Schema, Target
 from stream_trainer.types import Batch
 
-BETAS: tuple[float | str, ...] = (0.0, "auto")
+BETAS: tuple[float | str, ...] = ("auto", 0.0)
 NUMBERS, CATEGORIES, BUCKETS, RECORDS, STEPS = 16, (0, 1, 3), 1_000, 32, 50
 
 

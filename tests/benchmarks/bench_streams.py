@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 NORMS = ("none", "layer", "batch_renorm", "adaptive_batch_renorm")
 OPTIMIZERS: dict[str, Any] = {  # part of a model's name -> as in a configuration
     "": "stream_adamw",
-    "_auto": {"stream_adamw": {"beta1": "auto"}},
+    "_no_mean": {"stream_adamw": {"beta1": 0.0}},
     **{f"_adam_{rate}": {"adam": {"lr": float(rate)}} for rate in ("5e-4", "1e-3", "2e-3")},
 }
 
@@ -90,8 +90,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"# Prequential scores on real streams, {date.today()}\n")
     print(
-        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw; auto: "
-        f"beta1: auto), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch "
+        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw; no_mean: "
+        f"beta1: 0), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch "
         f"{torch.__version__}.\n"
     )
     print("| stream | model | accuracy | log-loss | AUC | kappa-temporal |\n|---|---|---|---|---|---|")
