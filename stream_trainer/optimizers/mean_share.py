@@ -8,8 +8,6 @@ each repeats it.
     c = running cosine of an update and the one before, over AGREEMENT_RECORDS       w = .5 - 5 c, between 0 and 1
 
 Measured against w = 0 in tests/benchmarks (stationary_*.md, one_setting_*.md, plasticity_race_*.md).
-Its price beside time and memory: the mean remembers an accident. A gradient a hundred times too large, not stopped by
-`gradient_norm_max`, moves the weights by 1.8 usual steps at once and by twelve in all; with beta1 0 it is one.
 Not here: the mean itself and the step (stream_adamw.py).
 """
 

@@ -20,5 +20,5 @@ def headroom(records: int) -> float:
 
 
 def cut(rms: float, limit: float) -> float:
-    """What is left of an update of this root mean square; nan stays nan."""
+    """The factor that takes an update of this root mean square back; nan stays nan."""
     return 1.0 if rms <= limit else max(1.0, limit * limit / rms) / rms

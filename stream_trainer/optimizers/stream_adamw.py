@@ -3,16 +3,18 @@
 Legend: n = records in this batch, g = gradient of the mean loss, W0 = the weights it started with, v = running n/16 g².
 
     β₂ = min(.9999, exp(-n / horizon))           v ← β₂ v + (1-β₂) n/16 g²      v̂ = v / (1 - Πβ₂)
-    W ← W - lr √(n/16) cut(u),  u = √(n/16) g / √v̂                                 then a pull towards W0:
-    W ← W + (1 - exp(-n / H)) (W0 - W),  H = pull_horizon, of gains and biases a tenth of it
+    g' = cut(√(n/16) g / √v̂) g                  m = mean of g' over some 150 records
+    W ← W - lr n/16 ((1-w) g' + w m) / √v̂       w of mean_share.py; then a pull towards W0:
+    W ← W + (1 - exp(-n / H)) (W0 - W)           H = pull_horizon, of gains and biases a tenth of it
 
 The mean of n records has a noise of 1/√n, so n g² is of one size however records are cut: in batches of one size u is
 g over its usual size as in Adam, and where the size changes, a record moves the weights as far as in any other batch.
 With v of g² alone single records between batches of 32 go 1.4 times as far as they do alone, and those a quarter.
 
 cut(u) leaves an update alone up to a root mean square of L = max(1, √(16/n)), a step of lr in batches up to 16, and
-takes it back to L²/RMS(u), at last to 1, beyond. With L = 1 for single records, too, every record that was predicted
-wrongly was cut and those predicted rightly were not: networks became too sure of themselves.
+takes it back to L²/RMS(u), at last to 1, beyond; it is the factor for that. With L = 1 for single records, too, every
+record that was predicted wrongly was cut and those predicted rightly were not: networks became too sure of themselves.
+The mean is fed with what the cut leaves: else it would remember one gradient gone wild for twelve usual steps.
 
 Embeddings (sparse gradients) move row by row, each row by its own clock, the k records that named it: n and n/16 become
 k, and the rate lr row_lr_ratio √k. Refused: closures, for a record is learned from once; schedules that end, for a
@@ -51,9 +53,10 @@ class StreamAdamW(torch.optim.Optimizer):
 
     Args:
         lr: step per batch of 16 records; the rate stays constant for ever.
-        beta1: decay of the mean gradient over 16 records. 0, none, is the default: records come correlated (runs of
-            one class, of one day), and a mean over 150 of them follows the run. "auto": u is a mixture of it and of
-            that of 0.9, as the updates themselves say (mean_share.py); it takes one more copy of the weights.
+        beta1: decay of the mean gradient over 16 records. "auto": 0.9, and the share w of that mean in a step is as
+            large as the updates themselves allow (mean_share.py). A number: a step is of the mean alone. Where records
+            come correlated (runs of one class, of one day) a mean over 150 of them follows the run; 0 keeps none, and
+            one copy of the weights less in memory.
         horizon_records: memory of the squared gradient.
         pull_horizon_records: memory of the pull to the initial weights: 1.6 M costs .2 points where nothing drifts,
             160 000 learns best while everything does. None: no pull, and no copy of the initial weights. Gains and

@@ -3,8 +3,8 @@
 Shuffled Fashion-MNIST, covtype, elec2 and NOAA weather, and the three tables in their own order; batches of 16, the
 network and the norms of `bench_norm_grid.py`. Adam and AdamW (with torch's decay) run at four rates, of which the best
 of each stream and norm is taken, on the very seeds of the table: that favours them. Ours runs at its default rate,
-1.5e-3, with the pull, and is tuned alike, too; once with its defaults, once with `beta1: 0`. The default rate was chosen
-on other seeds, and never on shuffled elec2 and weather. Runs are kept in a CSV.
+1.5e-3, with the pull, and is tuned alike, too; once with its defaults, once with `beta1: 0`. The default rate was
+chosen on other seeds, and never on shuffled elec2 and weather. Runs are kept in a CSV.
 
     python tests/benchmarks/bench_stationary.py run --out tests/benchmarks/stationary_DATE.csv
     python tests/benchmarks/bench_stationary.py table tests/benchmarks/stationary_DATE.csv

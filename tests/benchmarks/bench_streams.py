@@ -90,8 +90,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"# Prequential scores on real streams, {date.today()}\n")
     print(
-        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw; no_mean: "
-        f"beta1: 0), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch "
+        f"One pass, natural order, batches of {options.batch}, every default of the configuration (stream_adamw; "
+        f"no_mean: beta1: 0), seed {options.seed}; River's models with its defaults. {platform.machine()}, torch "
         f"{torch.__version__}.\n"
     )
     print("| stream | model | accuracy | log-loss | AUC | kappa-temporal |\n|---|---|---|---|---|---|")

@@ -13,7 +13,7 @@ from stream_trainer.types import Counts
 
 OPTIMIZERS = [
     "stream_adamw",
-    {"stream_adamw": {"beta1": "auto"}},
+    {"stream_adamw": {"beta1": 0.0}},
     "adam",
     {"sgd": {"lr": 0.05, "momentum": 0.9}},
     "lbfgs",

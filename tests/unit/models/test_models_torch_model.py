@@ -21,7 +21,7 @@ OPTIMIZERS = [
     "adam",
     "adamw",
     "stream_adamw",
-    {"stream_adamw": {"beta1": "auto"}},
+    {"stream_adamw": {"beta1": 0.0}},
 ]
 SIZES = [1, 7, 32, 3]
 

@@ -40,7 +40,7 @@ def gradients_of(rng, parameters, records, scale):
     parameters[-1].grad = torch.sparse_coo_tensor(looked_up, values, (ROWS, WIDTH), check_invariants=True)
 
 
-def learn(seed, sizes, scale, pull, beta1=0.0):
+def learn(seed, sizes, scale, pull, beta1):
     """Weights and memory after some steps, and the lengths of the gradients."""
     parameters, rng = network_of(seed), np.random.default_rng(seed)
     optimizer, lengths = StreamAdamW(parameters, lr=0.01, pull_horizon_records=pull, beta1=beta1), []
