@@ -6,6 +6,7 @@ The tasks of bench_plasticity.py, but learned by the network as shipped (inputs 
     none        alarms change nothing
     race        as shipped: keep, rate_up, new_inputs, fresh and the last winner race for 4,096 records
     without     the same race without new_inputs
+    race_pull   race, and ten times the pull to the initial weights for 8,000 records after a confirmed drift
     adam        none, with Adam in the place of stream_adamw
     race_no_mean, none_no_mean    with `beta1: 0`, at 1e-3
 
@@ -47,6 +48,7 @@ REACTIONS: dict[str, RaceOptions | None] = {
     "none": None,
     "race": RaceOptions(),
     "without": RaceOptions(),
+    "race_pull": RaceOptions(pull_factor=10, pull_records=8_000),
     "adam": None,
     "race_no_mean": RaceOptions(),
     "none_no_mean": None,
