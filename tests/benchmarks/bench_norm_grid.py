@@ -38,6 +38,7 @@ OURS = "adaptive_batch_renorm"
 RATES = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0), "stream_adamw": (0.0005, 0.001, 0.002, 0.004)}
 BEYOND = {"sgd": (0.0003, 0.001, 0.003, 3.0, 10.0), "stream_adamw": (0.00025, 0.008)}  # where the best is at an end
 TORCHS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+BETAS: dict[str, float | str] = {"stream_adamw": "auto", "stream_adamw_no_mean": 0.0, "stream_adamw_mean": 0.9}  # beta1
 TUNING_SEEDS = (0, 6, 7)
 SEEDS = (1, 2, 3, 4, 5)
 HIDDEN = (128, 128)
@@ -78,8 +79,8 @@ def network_of(data: Stream, norm: str, norm_options: dict[str, Any]) -> nn.Modu
 
 
 def stepper_of(net: nn.Module, optimizer: str, rate: float) -> Step:
-    if optimizer.startswith("stream_adamw"):
-        ours = StreamAdamW(net.parameters(), lr=rate, beta1=0.0 if optimizer == "stream_adamw_no_mean" else "auto")
+    if optimizer in BETAS:
+        ours = StreamAdamW(net.parameters(), lr=rate, beta1=BETAS[optimizer])
         return lambda n: ours.step(records=n)
     theirs = TORCHS[optimizer](net.parameters(), lr=rate)
     return lambda n: theirs.step()
