@@ -491,6 +491,24 @@ def test_a_state_from_before_squares_were_weighed_goes_on_as_it_was(records):
     torch.testing.assert_close(weight, twin, rtol=1e-6, atol=1e-8)
 
 
+def test_a_state_from_before_the_mean_was_the_default_goes_on_without():
+    """A run that began with no mean and another rate keeps both, whatever the defaults are by now."""
+    weight, gradients = parameter(3, 4), random_gradients(40, 3, 4)
+    optimizer = StreamAdamW([weight], lr=1e-3, beta1=0.0)
+    for gradient in gradients[:10]:
+        with_gradient(weight, gradient)
+        optimizer.step(records=64)
+    twin = nn.Parameter(weight.detach().clone())
+    later = StreamAdamW([twin])
+    later.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for gradient in gradients[10:]:
+        for moved, mover in ((weight, optimizer), (twin, later)):
+            with_gradient(moved, gradient.clone())
+            mover.step(records=64)
+
+    assert torch.equal(weight, twin)
+
+
 def test_a_state_dict_goes_round_exactly():
     """With groups, rows and counters; the twin then makes the same steps bit for bit."""
 
