@@ -30,7 +30,7 @@ from stream_trainer.norms.kernel import use_kernel
 RECORDS = 4_000
 CUTS = ("4", "16", "variable")
 SEEDS = (11,)
-RATES = {"sgd": 0.1, "stream_adamw": 0.001}
+RATES = {"sgd": 0.1, "stream_adamw": 0.0015}
 STREAMS = (
     *itertools.product(("digits", "fashion", "elec2", "covtype"), ("iid", "drift", "block")),
     *itertools.product(("elec2", "covtype"), ("own",)),
