@@ -181,12 +181,15 @@ def inside(net: Net, x: Tensor) -> tuple[float, float]:
     return float(np.mean([dead_share(h.abs().mean(0)) for h in hidden])), effective_rank(hidden[-1])
 
 
-def records_to(level: float, right_TN: Tensor) -> float:
-    """Records until the mean over tasks of a block reaches `level`; infinite if it never does."""
+def blocks_of(right_TN: Tensor) -> list[float]:
+    """Accuracy after a change, block by block, as the mean over tasks."""
     blocks = right_TN.shape[1] // BLOCK
-    curve = right_TN[:, : blocks * BLOCK].reshape(len(right_TN), blocks, BLOCK).double().mean(dim=(0, 2))
-    there = torch.nonzero(curve >= level)
-    return float(BLOCK * (1 + int(there[0]))) if len(there) else float("inf")
+    return right_TN[:, : blocks * BLOCK].reshape(len(right_TN), blocks, BLOCK).double().mean(dim=(0, 2)).tolist()
+
+
+def records_to(level: float, blocks: Iterable[float]) -> float:
+    """Records until the mean over tasks of a block reaches `level`; infinite if it never does."""
+    return next((BLOCK * (1.0 + i) for i, accuracy in enumerate(blocks) if accuracy >= level), float("inf"))
 
 
 def measure(run: Run) -> Row:
@@ -205,8 +208,8 @@ def measure(run: Run) -> Row:
         fresh=level,
         dead=dead,
         rank=rank,
-        regain=records_to(level, torch.stack(right[-counted:])),
-        regain_fresh=records_to(level, fresh),
+        regain=records_to(level, blocks_of(torch.stack(right[-counted:]))),
+        regain_fresh=records_to(level, blocks_of(fresh)),
         cpu_s=time.process_time() - started,
     )
 

@@ -11,7 +11,8 @@ The tasks of bench_plasticity.py, but learned by the network as shipped (inputs 
     race_no_mean, none_no_mean    with `beta1: 0`, at 1e-3
 
 First tasks, last tasks and fresh networks as in bench_plasticity.py; `regain`: records after a change until the mean
-accuracy of the last tasks, in blocks of 250, reaches that of the fresh networks. One row of the CSV is one run.
+accuracy of the last tasks, in blocks of 250, reaches that of the fresh networks; `Adam's`: until it reaches that of
+fresh networks which learn by Adam, of the same norm and seed: one level for all. One row of the CSV is one run.
 
     python tests/benchmarks/bench_plasticity_race.py run --out tests/benchmarks/plasticity_race_DATE.csv
     python tests/benchmarks/bench_plasticity_race.py table tests/benchmarks/plasticity_race_DATE.csv
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_plasticity import BATCH, HIDDEN, HOW_MUCH, PIXELS, Images, records_to
+from bench_plasticity import BATCH, HIDDEN, HOW_MUCH, PIXELS, Images, blocks_of, records_to
 from bench_pull_race import WithoutNewInputs, counts_of
 from number_batches import batch_of
 from resumable import Results, describe_machine, run_or_table
@@ -43,7 +44,7 @@ from stream_trainer.types import Batch, ReactionKind
 
 TARGET = Target(name="garment", kind=TargetKind.CLASSES, classes=tuple("0123456789"))
 SCHEMA = Schema(numbers=tuple(NumberFeature(name=f"p{i}") for i in range(PIXELS)), target=TARGET)
-NORMS, EVENTS_BETWEEN = ("layer", "adaptive_batch_renorm", "none"), " / "  # BatchNorm the service refuses
+NORMS, BETWEEN = ("layer", "adaptive_batch_renorm", "none"), " / "  # BatchNorm the service refuses
 REACTIONS: dict[str, RaceOptions | None] = {
     "none": None,
     "race": RaceOptions(),
@@ -75,6 +76,7 @@ class Row(Run):
     fresh: float
     regain: float
     regain_fresh: float
+    blocks: str  # accuracies of the last tasks, in blocks, of which `regain` is made
     events: str
     cpu_s: float
 
@@ -128,15 +130,16 @@ def measure(run: Run) -> Row:
     right, told = learn_all(run, images)
     lasts = range(run.tasks - counted, run.tasks)
     fresh = torch.stack([learn_alone(network(run, 1_000 + number), *images.task(number)) for number in lasts])
-    level = float(fresh.double().mean())
+    level, blocks = float(fresh.double().mean()), blocks_of(torch.stack(right[-counted:]))
     return Row(
         **asdict(run),
         first=float(torch.cat(right[1 : 1 + counted]).double().mean()),
         last=float(torch.cat(right[-counted:]).double().mean()),
         fresh=level,
-        regain=records_to(level, torch.stack(right[-counted:])),
-        regain_fresh=records_to(level, fresh),
-        events=EVENTS_BETWEEN.join(f"{name} {count}" for name, count in sorted(told.items()) if count),
+        regain=records_to(level, blocks),
+        regain_fresh=records_to(level, blocks_of(fresh)),
+        blocks=BETWEEN.join(f"{accuracy:.5f}" for accuracy in blocks),
+        events=BETWEEN.join(f"{name} {count}" for name, count in sorted(told.items()) if count),
         cpu_s=time.process_time() - started,
     )
 
@@ -152,20 +155,25 @@ def table(path: Path) -> str:
         f"{describe_machine()}). What is measured, and how: `bench_plasticity_race.py`. Accuracies in %; last - fresh "
         "in points, with the standard error over seeds. Events of all seeds.",
         "",
-        "| norm | reaction | tasks | seeds | first | last | fresh | last - fresh | regain | fresh | events |",
-        "|---" * 11 + "|",
+        "| norm | reaction | tasks | seeds | first | last | fresh | last - fresh | regain | fresh | Adam's | events |",
+        "|---" * 12 + "|",
     ]
+    levels = {(row.norm, row.tasks, row.task_records, row.seed): row.fresh for row in rows if row.reaction == "adam"}
     for (norm, reaction, tasks, records), runs in sorted(found.items()):
         first, last, fresh = (
             100 * np.array([getattr(row, name) for row in runs]) for name in ("first", "last", "fresh")
         )
         error = (last - fresh).std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
         regain, again = (np.mean([getattr(row, name) for row in runs]) for name in ("regain", "regain_fresh"))
-        told = sum((counts_of(row.events, EVENTS_BETWEEN) for row in runs), Counter[str]())
+        of_adam = [
+            records_to(levels.get((norm, tasks, records, row.seed), 1.0), map(float, row.blocks.split(BETWEEN)))
+            for row in runs
+        ]
+        told = sum((counts_of(row.events, BETWEEN) for row in runs), Counter[str]())
         lines.append(
             f"| {norm} | {reaction} | {tasks} x {records:,} | {len(runs)} | {first.mean():.1f} | {last.mean():.1f} "
             f"| {fresh.mean():.1f} | {(last - fresh).mean():+.1f} ± {error:.1f} | {regain:,.0f} | {again:,.0f} "
-            f"| {', '.join(f'{name} {count}' for name, count in told.most_common())} |"
+            f"| {np.mean(of_adam):,.0f} | {', '.join(f'{name} {count}' for name, count in told.most_common())} |"
         )
     return "\n".join(lines) + "\n"
 

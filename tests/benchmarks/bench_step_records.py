@@ -82,7 +82,7 @@ def table(path: Path) -> str:
         "# In how many steps should a large batch be learned?",
         "",
         f"From `{path.name}` ({len(results)} runs, {sum(row.cpu_s for row in results) / 60:.0f} CPU minutes; "
-        f"{describe_machine()}). `TorchModel` with its default network (MLP 128, 64) and stream_adamw 1e-3, seeds "
+        f"{describe_machine()}). `TorchModel` with its default network (MLP 128, 64) and stream_adamw, seeds "
         f"{', '.join(map(str, sorted({row.seed for row in results})))}. Records: {lengths}. Log-loss / accuracy in % "
         "of predictions made before learning; speed: records per CPU second, median over streams and seeds.",
         "",
