@@ -7,9 +7,9 @@
 #include "_passes.h"
 #include "_threads.h"
 
-#define CALLS 7          /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
+#define CALLS 8          /* counts up whenever a signature or a formula changes; kernel.py asks for the one it knows */
 #define GIL_VALUES 32768 /* batches from here on let other threads of Python run meanwhile */
-#define THREAD_VALUES 131072 /* and from here on are shared out: below, threads cost more than they bring */
+#define THREAD_VALUES 65536 /* and from here on are shared out: below, threads cost more than they bring */
 
 /* ------------------------------------------------------------ instruction sets */
 
@@ -28,7 +28,7 @@ typedef struct {
 
 #define COMPILE_PASS(pass, path, target, direction)                                                               \
     target static void pass##_##path(void *batch, Team team) {                                                    \
-        pass(((Batch *)batch)->direction, ((Batch *)batch)->scratch, team);                                       \
+        pass(((Batch *)batch)->direction, &((Batch *)batch)->scratch, team);                                       \
     }
 
 #define COMPILE(path, target)                                                                                     \
@@ -66,27 +66,26 @@ static int expects(Py_ssize_t count, Py_ssize_t expected) {
     return count == expected;
 }
 
-/* How many threads torch would take for a batch of this size; -1 on an error. */
-static long threads_for(ptrdiff_t values) {
-    if (values < THREAD_VALUES || !has_openmp) return 1;
+/* How many threads torch would take for this batch, where so many find work; -1 on an error. */
+static long threads_for(Shape s) {
+    if (s.n * s.c * s.p < THREAD_VALUES || !has_openmp) return 1;
     PyObject *threads = PyObject_CallNoArgs(get_num_threads);
     long count = threads ? PyLong_AsLong(threads) : -1;
     Py_XDECREF(threads);
-    return count;
+    return s.p == 1 && count > segments_in(s) ? segments_in(s) : count;
 }
 
 /* Do a pass over a batch. Returns -1 with an error set, or 0. */
 static int run(void (*pass)(void *, Team), Forward *forward, Backward *backward) {
     const Shape shape = forward ? forward->shape : backward->shape;
-    const ptrdiff_t values = shape.n * shape.c * shape.p;
-    const long threads = threads_for(values);
+    const long threads = threads_for(shape);
     Batch batch = {.forward = forward, .backward = backward};
     if (threads < 1) return -1;
-    if (scratch_for(shape, &batch.scratch) < 0) {
+    if (scratch_for(shape, threads, &batch.scratch) < 0) {
         PyErr_NoMemory();
         return -1;
     }
-    if (values < GIL_VALUES) {
+    if (shape.n * shape.c * shape.p < GIL_VALUES) {
         share_out(pass, &batch, 1);
     } else {
         Py_BEGIN_ALLOW_THREADS share_out(pass, &batch, threads);

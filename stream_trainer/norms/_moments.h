@@ -17,8 +17,10 @@ typedef struct {
     double *mean, *scatter; /* (rows, c); scatter ends as variance */
 } Moments;
 
-/* What a forward or backward pass needs for itself while it runs: two blocks of u and its variance, the rows of sums. */
-#define SUM_ROWS (2 * (HORIZONS_MAX + 1) + 1)
+#define MOMENT_ROWS (2 * (HORIZONS_MAX + 1)) /* of doubles, for each segment */
+
+/* What each thread of a pass needs for itself while it runs: two blocks of u and its variance, the rows of sums. */
+#define SUM_ROWS (MOMENT_ROWS + 1)
 static size_t work_floats(Shape s) { return (size_t)(2 * BLOCK + SUM_ROWS) * s.c; }
 
 /* Four sums side by side: each addition need not wait for the one before it. */
@@ -211,40 +213,86 @@ SWEEP void merge_block(const float *restrict u, ptrdiff_t next, const float *res
     }
 }
 
-/* Sweep 1: record[n][2] (or NULL) and the moments of u. `moments` comes with zeros; each thread fills its channels. */
-SWEEP void measure(const float *restrict x, Shape s, double eps, float *record, const float *share, const int horizons,
-                   float *restrict work, Moments *moments, Team team) {
-    const Part mine = channels_of(s, team);
-    const ptrdiff_t width = mine.to - mine.from;
-    float *rest = work + 2 * BLOCK * s.c + SUM_ROWS * mine.from;
-    if (s.p == 1 && record && team.ranks > 1) {
-        const Part records = part_of(s.n, 1, team);
-        for (ptrdiff_t r = records.from; r < records.to; r++) measure_record(x + r * s.c, s.c, eps, record + 2 * r);
-        meet(team);
+/* The moments of segment k, in the rows that are there for it. */
+SWEEP Moments segment_moments(double *rows, ptrdiff_t c, ptrdiff_t k) {
+    double *mine = rows + k * MOMENT_ROWS * c;
+    return (Moments){.mean = mine, .scatter = mine + (HORIZONS_MAX + 1) * c};
+}
+
+/* Moments of the segments `segments` of a dense batch, each in its own rows, and what it weighs in `weights`. */
+SWEEP void measure_segments(const float *restrict x, Shape s, double eps, float *record, const float *share,
+                            const int horizons, float *restrict work, double *rows,
+                            double (*weights)[HORIZONS_MAX + 1], Team team) {
+    const ptrdiff_t length = segment_records(s);
+    const Part records = records_of(s, team), all = {0, s.c};
+    float *restrict u = work, *restrict rest = work + BLOCK * s.c;
+    for (ptrdiff_t first = records.from; first < records.to; first += length) {
+        const ptrdiff_t k = first / length, end = first + length < records.to ? first + length : records.to;
+        Moments moments = segment_moments(rows, s.c, k);
+        memset(moments.mean, 0, sizeof(double) * MOMENT_ROWS * s.c);
+        for (ptrdiff_t from = first; from < end; from += BLOCK) {
+            const ptrdiff_t count = end - from < BLOCK ? end - from : BLOCK;
+            const float *x_block = x + from * s.c;
+            for (ptrdiff_t r = 0; record && r < count; r++) {
+                measure_record(x_block + r * s.c, s.c, eps, record + 2 * (from + r));
+                normalise_record(x_block + r * s.c, s.c, record + 2 * (from + r), u + r * s.c);
+            }
+            merge_block(record ? u : x_block, s.c, NULL, count, s, all, share + from, horizons, rest, &moments);
+        }
+        memcpy(weights[k], moments.weight, sizeof moments.weight);
     }
+}
+
+/* Some channels of all segments, one after the other, into the first. */
+SWEEP void merge_segments(double *rows, double (*weights)[HORIZONS_MAX + 1], Shape s, Part channels, const int horizons,
+                          Moments *moments) {
+    memcpy(moments->weight, weights[0], sizeof moments->weight);
+    for (ptrdiff_t k = 1; k < segments_in(s); k++) {
+        const Moments next = segment_moments(rows, s.c, k);
+        for (int h = 0; h <= horizons; h++) {
+            if (weights[k][h] == 0) continue; /* forgotten within the batch */
+            const double before = moments->weight[h], part = weights[k][h] / (before + weights[k][h]);
+            double *restrict mean = moments->mean + h * s.c, *restrict scatter = moments->scatter + h * s.c;
+            const double *restrict new_mean = next.mean + h * s.c, *restrict new_scatter = next.scatter + h * s.c;
+            for (ptrdiff_t i = channels.from; i < channels.to; i++) {
+                double step = new_mean[i] - mean[i];
+                mean[i] += step * part;
+                scatter[i] += new_scatter[i] + step * step * before * part;
+            }
+            moments->weight[h] = before + weights[k][h];
+        }
+    }
+}
+
+/* The moments of images, some channels of them. */
+SWEEP void measure_images(const float *restrict x, Shape s, double eps, float *record, const float *share,
+                          const int horizons, float *restrict work, Moments *moments, Part mine, Team team) {
+    float *means = work, *vars = work + BLOCK * s.c, *rest = vars + BLOCK * s.c + SUM_ROWS * mine.from;
     for (ptrdiff_t from = 0; from < s.n; from += BLOCK) {
         const ptrdiff_t records = s.n - from < BLOCK ? s.n - from : BLOCK;
-        const float *x_block = x + from * s.c * s.p;
-        if (s.p > 1) {
-            float *means = work, *vars = work + BLOCK * s.c;
-            const Part part = part_of(records, 1, team);
-            for (ptrdiff_t r = part.from; r < part.to; r++)
-                reduce_record(x_block + r * s.c * s.p, s, eps, record ? record + 2 * (from + r) : NULL, means + r * s.c,
-                              vars + r * s.c);
-            meet(team);
-            merge_block(means + mine.from, s.c, vars + mine.from, records, s, mine, share + from, horizons, rest, moments);
-            meet(team); /* before the next block takes its place */
-        } else if (record) {
-            float *u = work + BLOCK * mine.from;
-            for (ptrdiff_t r = 0; r < records; r++) {
-                float *of_record = record + 2 * (from + r);
-                if (team.ranks == 1) measure_record(x_block + r * s.c, s.c, eps, of_record);
-                normalise_record(x_block + r * s.c + mine.from, width, of_record, u + r * width);
-            }
-            merge_block(u, width, NULL, records, s, mine, share + from, horizons, rest, moments);
-        } else {
-            merge_block(x_block + mine.from, s.c, NULL, records, s, mine, share + from, horizons, rest, moments);
-        }
+        const Part part = part_of(records, 1, team);
+        for (ptrdiff_t r = part.from; r < part.to; r++)
+            reduce_record(x + (from + r) * s.c * s.p, s, eps, record ? record + 2 * (from + r) : NULL, means + r * s.c,
+                          vars + r * s.c);
+        meet(team);
+        merge_block(means + mine.from, s.c, vars + mine.from, records, s, mine, share + from, horizons, rest, moments);
+        meet(team); /* before the next block takes its place */
+    }
+}
+
+/* Sweep 1: record[n][2] (or NULL) and the moments of u, in the first of `rows`, which comes with zeros. `work` is the
+   first thread's, all are one after another. Each thread leaves its channels. */
+SWEEP void measure(const float *restrict x, Shape s, double eps, float *record, const float *share, const int horizons,
+                   float *restrict work, double *rows, double (*weights)[HORIZONS_MAX + 1], Moments *moments,
+                   Team team) {
+    const Part mine = channels_of(s, team);
+    *moments = segment_moments(rows, s.c, 0);
+    if (s.p > 1) {
+        measure_images(x, s, eps, record, share, horizons, work, moments, mine, team);
+    } else {
+        measure_segments(x, s, eps, record, share, horizons, work + team.rank * work_floats(s), rows, weights, team);
+        meet(team);
+        merge_segments(rows, weights, s, mine, horizons, moments);
     }
     for (int h = 0; h <= horizons; h++)
         for (ptrdiff_t i = mine.from; i < mine.to; i++) {

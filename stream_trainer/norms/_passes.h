@@ -51,17 +51,18 @@ static void limits_after(double n_records, double plain, double r_full, double d
     *d_max *= d;
 }
 
-/* One allocation a call, cut into rows of doubles and floats. */
+/* One allocation a call, cut into rows of doubles, those of each segment, and of floats. */
 typedef struct {
-    double *rows_d;
+    double *rows_d, weights[SEGMENTS_MAX][HORIZONS_MAX + 1];
     float *rows_f, *work;
 } Scratch;
 
-static int scratch_for(Shape s, Scratch *scratch) {
-    size_t doubles = 2 * (HORIZONS_MAX + 1) * (size_t)s.c, floats = 4 * (size_t)s.c + work_floats(s);
+static int scratch_for(Shape s, long threads, Scratch *scratch) {
+    size_t row = MOMENT_ROWS * (size_t)s.c, doubles = segments_in(s) * row;
+    size_t floats = 4 * (size_t)s.c + threads * work_floats(s);
     scratch->rows_d = malloc(doubles * sizeof(double) + floats * sizeof(float));
     if (!scratch->rows_d) return -1;
-    memset(scratch->rows_d, 0, doubles * sizeof(double));
+    memset(scratch->rows_d, 0, row * sizeof(double));
     scratch->rows_f = (float *)(scratch->rows_d + doubles);
     scratch->work = scratch->rows_f + 4 * s.c;
     return 0;
@@ -128,12 +129,12 @@ SWEEP double distance_of(const Forward *f) {
 }
 
 /* The first thread does what is to be done once for each channel: sums over channels have one order. */
-SWEEP void adaptive_forward(Forward *f, Scratch scratch, Team team) {
+SWEEP void adaptive_forward(Forward *f, Scratch *scratch, Team team) {
     const ptrdiff_t c = f->shape.c;
-    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
-    float *centre = f->channel + c, *scale = scratch.rows_f, *offset = scale + c;
+    Moments batch;
+    float *centre = f->channel + c, *scale = scratch->rows_f, *offset = scale + c;
     double power = 0;
-    measure(f->x, f->shape, f->eps, f->record, f->share, 2, scratch.work, &batch, team);
+    measure(f->x, f->shape, f->eps, f->record, f->share, 2, scratch->work, scratch->rows_d, scratch->weights, &batch, team);
     meet(team);
     if (team.rank == 0) power = adaptive_coefficients(f, &batch, scale, offset);
     meet(team);
@@ -169,12 +170,11 @@ SWEEP void adaptive_projection(Backward *b, Sums sums, float *restrict scale, fl
     if (b->learning && b->learn_floor > 0) learn_floor_from(b->control, floor_gradient, n, b->learn_floor);
 }
 
-SWEEP void adaptive_backward(Backward *b, Scratch scratch, Team team) {
+SWEEP void adaptive_backward(Backward *b, Scratch *scratch, Team team) {
     const ptrdiff_t c = b->shape.c;
     const float *centre = b->channel + c, *inverse = centre + c;
-    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
-    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
-    sum_gradient(b->dy, b->x, b->shape, b->record, centre, inverse, scratch.work, sums, team);
+    float *scale = scratch->rows_f, *off = scale + c, *slope = off + c;
+    const Sums sums = sum_gradient(b->dy, b->x, b->shape, b->record, centre, inverse, scratch->work, scratch->rows_d, team);
     meet(team);
     if (team.rank == 0) adaptive_projection(b, sums, scale, off, slope);
     meet(team);
@@ -200,11 +200,11 @@ SWEEP void renorm_coefficients(Forward *f, const Moments *batch, float *restrict
     f->finite = isfinite(spread) != 0;
 }
 
-SWEEP void renorm_forward(Forward *f, Scratch scratch, Team team) {
+SWEEP void renorm_forward(Forward *f, Scratch *scratch, Team team) {
     const ptrdiff_t c = f->shape.c;
-    Moments batch = {.mean = scratch.rows_d, .scatter = scratch.rows_d + 3 * c};
-    float *centre = f->channel + 2 * c, *scale = scratch.rows_f, *offset = scale + c;
-    measure(f->x, f->shape, f->eps, NULL, f->share, 1, scratch.work, &batch, team);
+    Moments batch;
+    float *centre = f->channel + 2 * c, *scale = scratch->rows_f, *offset = scale + c;
+    measure(f->x, f->shape, f->eps, NULL, f->share, 1, scratch->work, scratch->rows_d, scratch->weights, &batch, team);
     meet(team);
     if (team.rank == 0) renorm_coefficients(f, &batch, scale, offset);
     meet(team);
@@ -229,12 +229,11 @@ SWEEP void renorm_projection(Backward *b, Sums sums, float *restrict scale, floa
     }
 }
 
-SWEEP void renorm_backward(Backward *b, Scratch scratch, Team team) {
+SWEEP void renorm_backward(Backward *b, Scratch *scratch, Team team) {
     const ptrdiff_t c = b->shape.c;
     const float *centre = b->channel + 2 * c, *inverse = centre + c;
-    Sums sums = {scratch.rows_d, scratch.rows_d + c, scratch.rows_d + 2 * c};
-    float *scale = scratch.rows_f, *off = scale + c, *slope = off + c;
-    sum_gradient(b->dy, b->x, b->shape, NULL, centre, inverse, scratch.work, sums, team);
+    float *scale = scratch->rows_f, *off = scale + c, *slope = off + c;
+    const Sums sums = sum_gradient(b->dy, b->x, b->shape, NULL, centre, inverse, scratch->work, scratch->rows_d, team);
     meet(team);
     if (team.rank == 0) renorm_projection(b, sums, scale, off, slope);
     meet(team);

@@ -20,7 +20,7 @@ SWEEP void normalise_run(const float *restrict x, ptrdiff_t count, const int ste
 /* Sweep 2: y = (u - centre) scale + shift. */
 SWEEP void normalise(const float *restrict x, Shape s, const float *restrict record, const float *restrict centre,
                      const float *restrict scale, const float *restrict shift, float *restrict y, Team team) {
-    const Part records = part_of(s.n, 1, team);
+    const Part records = records_of(s, team);
     for (ptrdiff_t r = records.from; r < records.to; r++) {
         float mean = record ? record[2 * r] : 0, inverse = record ? record[2 * r + 1] : 1;
         ptrdiff_t at = r * s.c * s.p;
@@ -60,42 +60,33 @@ SWEEP void add_gradients(const float *restrict dy, const float *restrict x, ptrd
     }
 }
 
-/* The sums of a dense batch, for some channels of it. */
-SWEEP void sum_dense(const float *restrict dy, const float *restrict x, Shape s, Part channels,
-                     const float *restrict record, const float *restrict centre, const float *restrict inverse_std,
-                     float *restrict work, Sums sums) {
-    const ptrdiff_t width = channels.to - channels.from;
-    float *restrict sum = work, *restrict sum_v = work + width, *restrict sum_vv = work + 2 * width;
-    centre += channels.from;
-    inverse_std += channels.from;
-    for (ptrdiff_t from = 0; from < s.n; from += BLOCK) {
-        const ptrdiff_t to = from + BLOCK < s.n ? from + BLOCK : s.n;
-        memset(work, 0, sizeof(float) * 3 * width);
+/* The sums of some records of a dense batch. */
+SWEEP void sum_records(const float *restrict dy, const float *restrict x, ptrdiff_t c, Part records,
+                       const float *restrict record, const float *restrict centre, const float *restrict inverse_std,
+                       float *restrict work, Sums sums) {
+    float *restrict sum = work, *restrict sum_v = work + c, *restrict sum_vv = work + 2 * c;
+    for (ptrdiff_t from = records.from; from < records.to; from += BLOCK) {
+        const ptrdiff_t to = from + BLOCK < records.to ? from + BLOCK : records.to;
+        memset(work, 0, sizeof(float) * 3 * c);
         for (ptrdiff_t r = from, rows; r < to; r += rows) {
-            const float *dy_r = dy + r * s.c + channels.from, *x_r = x + r * s.c + channels.from;
             const float *record_r = record ? record + 2 * r : NULL;
             if ((rows = r + 2 <= to ? 2 : 1) == 2)
-                add_gradients(dy_r, x_r, width, s.c, 2, record_r, centre, inverse_std, sum, sum_v, sum_vv);
+                add_gradients(dy + r * c, x + r * c, c, c, 2, record_r, centre, inverse_std, sum, sum_v, sum_vv);
             else
-                add_gradients(dy_r, x_r, width, s.c, 1, record_r, centre, inverse_std, sum, sum_v, sum_vv);
+                add_gradients(dy + r * c, x + r * c, c, c, 1, record_r, centre, inverse_std, sum, sum_v, sum_vv);
         }
-        for (ptrdiff_t i = 0; i < width; i++) {
-            sums.dy[channels.from + i] += sum[i];
-            sums.dy_v[channels.from + i] += sum_v[i];
-            sums.v_v[channels.from + i] += sum_vv[i];
+        for (ptrdiff_t i = 0; i < c; i++) {
+            sums.dy[i] += sum[i];
+            sums.dy_v[i] += sum_v[i];
+            sums.v_v[i] += sum_vv[i];
         }
     }
 }
 
-/* Sweep 3: the sums that a projection needs. `sums` comes with zeros; each thread fills its channels. */
-SWEEP void sum_gradient(const float *restrict dy, const float *restrict x, Shape s, const float *restrict record,
-                        const float *restrict centre, const float *restrict inverse_std, float *restrict work,
-                        Sums sums, Team team) {
-    const Part mine = channels_of(s, team);
-    if (s.p == 1) {
-        sum_dense(dy, x, s, mine, record, centre, inverse_std, work + 3 * mine.from, sums);
-        return;
-    }
+/* The sums of images, some channels of them. */
+SWEEP void sum_images(const float *restrict dy, const float *restrict x, Shape s, Part mine,
+                      const float *restrict record, const float *restrict centre, const float *restrict inverse_std,
+                      Sums sums) {
     for (ptrdiff_t r = 0; r < s.n; r++) {
         float mean = record ? record[2 * r] : 0, inverse = record ? record[2 * r + 1] : 1;
         for (ptrdiff_t c = mine.from, at = (r * s.c + c) * s.p; c < mine.to; c++)
@@ -115,6 +106,40 @@ SWEEP void sum_gradient(const float *restrict dy, const float *restrict x, Shape
                 at = stop;
             }
     }
+}
+
+SWEEP Sums segment_sums(double *rows, ptrdiff_t c, ptrdiff_t k) {
+    double *mine = rows + k * MOMENT_ROWS * c;
+    return (Sums){mine, mine + c, mine + 2 * c};
+}
+
+/* Sweep 3: the sums that a projection needs, in the first of `rows`, which comes with zeros. `work` as in `measure`. */
+SWEEP Sums sum_gradient(const float *restrict dy, const float *restrict x, Shape s, const float *restrict record,
+                        const float *restrict centre, const float *restrict inverse_std, float *restrict work,
+                        double *rows, Team team) {
+    const Sums sums = segment_sums(rows, s.c, 0);
+    if (s.p > 1) {
+        sum_images(dy, x, s, channels_of(s, team), record, centre, inverse_std, sums);
+        return sums;
+    }
+    const ptrdiff_t length = segment_records(s);
+    const Part records = records_of(s, team), channels = channels_of(s, team);
+    for (ptrdiff_t from = records.from; from < records.to; from += length) {
+        const Part segment = {from, from + length < records.to ? from + length : records.to};
+        const Sums mine = segment_sums(rows, s.c, from / length);
+        memset(mine.dy, 0, sizeof(double) * 3 * s.c);
+        sum_records(dy, x, s.c, segment, record, centre, inverse_std, work + team.rank * work_floats(s), mine);
+    }
+    meet(team);
+    for (ptrdiff_t k = 1; k < segments_in(s); k++) {
+        const Sums next = segment_sums(rows, s.c, k);
+        for (ptrdiff_t i = channels.from; i < channels.to; i++) {
+            sums.dy[i] += next.dy[i];
+            sums.dy_v[i] += next.dy_v[i];
+            sums.v_v[i] += next.v_v[i];
+        }
+    }
+    return sums;
 }
 
 /* du = scale (dy - off - slope (u - centre)) of `count` values. A single dense record has dy = off, to the last bit. */
@@ -148,7 +173,7 @@ SWEEP void unnormalise_record(const float *restrict x, ptrdiff_t count, float me
 SWEEP void project_gradient(const float *restrict dy, const float *restrict x, Shape s, const float *restrict record,
                             const float *restrict centre, const float *restrict scale, const float *restrict off,
                             const float *restrict slope, float *restrict dx, Team team) {
-    const Part records = part_of(s.n, 1, team);
+    const Part records = records_of(s, team);
     for (ptrdiff_t r = records.from; r < records.to; r++) {
         float mean = record ? record[2 * r] : 0, inverse = record ? record[2 * r + 1] : 1;
         ptrdiff_t start = r * s.c * s.p, at = start;
