@@ -185,7 +185,7 @@ WEIGHT_RATIO = _gauge(
 )
 UPDATE_RATIO = _gauge(
     "update_ratio",
-    "Length of one step over that of the weights; 0.003 to 0.02 is usual from 16 records on, a third of its first level a warning.",
+    "Length of one step over that of the weights; usual is 0.003 to 0.02, a warning a third of its first level.",
     *("model", "layer"),
     label_sets_max=LABEL_SETS_MAX,
 )
