@@ -19,7 +19,7 @@ __all__ = ["CUTS", "DATASETS", "ORDERS", "Stream", "batches", "fashion_images", 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HELD_OUT = 1_000  # records of each seed that are never learned
-DRIFT_EVERY = 500  # records between two changes of the inputs
+DRIFT_EVERY, PERMUTED_EVERY = 500, 4_000  # records between two changes of the inputs
 RUN_OF_ONE_CLASS = 40  # records
 ORDERS = ("iid", "drift", "block")
 CUTS = ("1", "2", "4", "8", "16", "32", "64", "variable", "bursty")
@@ -95,10 +95,11 @@ _LOADED: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def stream(name: str, order: str, records: int, seed: int, *, images: bool = False) -> Stream:
-    """`records` records of a data set in an order of ORDERS or "own" (as the file has them), and others held out.
+    """`records` records of a data set in an order of ORDERS, "permuted" or "own" (as the file has them), and others.
 
-    drift: every 500 records each feature gets a new gain exp(N(0, .5)) and offset N(0, .5); the held-out ones have the
-    last. block: runs of 40 records of one class. With `images` x keeps its height and width.
+    The others are held out. drift: every 500 records each feature gets a new gain exp(N(0, .5)) and offset N(0, .5);
+    the held-out ones have the last. permuted: every 4,000 records the features change places, likewise. block: runs of 40 records of one class.
+    With `images` x keeps its height and width.
     """
     if name not in _LOADED:
         _LOADED[name] = DATASETS[name]()
@@ -123,6 +124,11 @@ def stream(name: str, order: str, records: int, seed: int, *, images: bool = Fal
             offset = random.normal(0, 0.5, flat.shape[1]).astype(np.float32)
             learned[start : start + DRIFT_EVERY] = learned[start : start + DRIFT_EVERY] * gain + offset
         kept = kept * gain + offset
+    if order == "permuted":
+        for start in range(0, records, PERMUTED_EVERY):
+            places = random.permutation(flat.shape[1])
+            learned[start : start + PERMUTED_EVERY] = learned[start : start + PERMUTED_EVERY][:, places]
+        kept = kept[:, places]
     if images:
         learned, kept = (part.reshape(-1, 1, *x.shape[1:]) for part in (learned, kept))
     parts = (torch.from_numpy(part) for part in (learned, y[chosen], kept, y[held_out]))
