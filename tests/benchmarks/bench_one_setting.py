@@ -5,7 +5,7 @@ drifting images and the cuts that are cheap. "adamw:32" learns a batch in steps 
 does by default, "adamw" in one. The tables are made of fresh seeds; the other streams were never tuned on.
 Runs are kept in a CSV like that of `bench_norm_grid.py`, so it may be stopped and go on, and grow pair by pair.
 
-    python tests/benchmarks/bench_one_setting.py run --out one_setting_DATE.csv [--pairs layer+adamw --streams tables ...]
+    python tests/benchmarks/bench_one_setting.py run --out one_setting_DATE.csv [--pairs layer+adamw --streams tables]
     python tests/benchmarks/bench_one_setting.py table tests/benchmarks/one_setting_DATE.csv
 """
 
@@ -93,8 +93,9 @@ def table(path: Path) -> str:
         "",
         f"From `{path.name}` ({platform.machine()}, one thread, torch {torch.__version__}; "
         f"{sum(row.cpu_s for row in every) / 3600:.2f} CPU hours). Prequential accuracy in %, streams of {RECORDS:,} "
-        f"records where nothing else is said. One rate a pair, chosen among {RATES['adamw']} ({RATES['sgd']} for sgd; stream_adamw also has its "
-        f"default, 0.0015) on seed {TUNING_SEEDS[0]}, the first table's streams and the cuts {', '.join(TUNING_CUTS)}. "
+        f"records where nothing else is said. One rate a pair, chosen among {RATES['adamw']} ({RATES['sgd']} for sgd; "
+        f"stream_adamw also has its default, 0.0015) on seed {TUNING_SEEDS[0]}, the first table's streams and the cuts "
+        f"{', '.join(TUNING_CUTS)}. "
         "Means are over the fresh seeds named. "
         "Spread: widest minus narrowest over the cuts, in points. BatchNorm cannot learn from batches of one; its "
         "first column is empty and its spread is over the others.",

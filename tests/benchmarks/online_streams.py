@@ -98,8 +98,8 @@ def stream(name: str, order: str, records: int, seed: int, *, images: bool = Fal
     """`records` records of a data set in an order of ORDERS, "permuted" or "own" (as the file has them), and others.
 
     The others are held out. drift: every 500 records each feature gets a new gain exp(N(0, .5)) and offset N(0, .5);
-    the held-out ones have the last. permuted: every 4,000 records the features change places, likewise. block: runs of 40 records of one class.
-    With `images` x keeps its height and width.
+    the held-out ones have the last. permuted: every 4,000 records the features change places, likewise. block: runs of
+    40 records of one class. With `images` x keeps its height and width.
     """
     if name not in _LOADED:
         _LOADED[name] = DATASETS[name]()
