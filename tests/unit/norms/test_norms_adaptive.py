@@ -188,7 +188,7 @@ def test_what_it_refuses():
     with pytest.raises(ShapeError, match=r"normalises over 1 value.*per_record='none'"):
         build_norm("adaptive_batch_renorm", 1)(torch.ones(4, 1))
     with pytest.raises(ConfigError, match="expected 0 < fast < slow"):
-        build_norm("adaptive_batch_renorm", 8, half_life_records_fast=900.0)
+        build_norm("adaptive_batch_renorm", 8, half_life_records_fast=9_000.0)
     with pytest.raises(ConfigError, match="expected per_record layer or none, and damping batch or none"):
         build_norm("adaptive_batch_renorm", 8, damping="records")
     with pytest.raises(ConfigError, match="learn_floor is -1"):
