@@ -67,7 +67,7 @@ class AdaptiveBatchRenorm(StatefulNorm):
     Args:
         half_life_records_slow, half_life_records_fast: the two memories (time constants of 10 240 and 64 records). With
             1024 what the flights of a week have in common was taken out of them, as if it were a drift: log-loss of a
-            year .480 in batches of 256, and now .466; other streams do not tell (tests/benchmarks/norm_memory_*.md).
+            year .478 in batches of 256, and now .468; other streams do not tell (tests/benchmarks/norm_memory_*.md).
         learn_floor: step of the learned floor under the share of the fast moments; 0: no floor. Its gradient is mostly
             noise, so a long step is a random walk: with .1 networks on a year of flights lost what they knew, log-loss
             .479 against .444; with 0 nothing is learned of it, and elec2, which needs it, ends at .375 and not at .258.
