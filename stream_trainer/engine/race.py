@@ -161,12 +161,12 @@ class Race:
 
     @property
     def finished(self) -> bool:
-        return self._records >= self._options.records and self._batches >= self._options.batches_min
+        return self.progress >= 1
 
     @property
-    def practising(self) -> bool:
-        """Is this the first half of the race?"""
-        return 2 * self._records < self._options.records or 2 * self._batches < self._options.batches_min
+    def progress(self) -> float:
+        """From 0, at the start, to 1."""
+        return min(1.0, self._records / self._options.records, self._batches / self._options.batches_min)
 
     @property
     def look_due(self) -> bool:

@@ -2,8 +2,8 @@
 
     suspect: challengers start beside the live model; all learn the same batches and answer together.
         keep        the live model             fresh     a newly built twin, untrained
-        rate_up     a copy that learns with a multiple of the rate in the first half of the race; in the second it has
-                    the base rate, or its noise would hide what it has gained
+        rate_up     a copy that learns with a multiple of the rate in the first half of the race; in the second it falls
+                    to the base rate, by the same share with every record, or its noise would hide what it has gained
         new_inputs  such a copy whose first layer begins anew: where the inputs mean something else now, what the
                     layers above have learned of the classes is still true
         earlier_1 to 3, as many as are asked for: what served before the last confirmed drifts
@@ -83,9 +83,8 @@ class RaceDesk(Desk):
         events = self._look(race) if race.look_due else []
         for event in events:
             self._pull(race, event.kind is ReactionKind.CONFIRM, self._record - len(batch))
-        if not race.practising:
-            for model in _loud(race.arms):
-                scale_rate_of(model, 1.0)
+        for model in _loud(race.arms):
+            scale_rate_of(model, self._options.rate_factor ** min(1.0, 2 - 2 * race.progress))
         if race.finished:
             self.fresh_margin = race.margin(RaceArm.FRESH, RaceArm.KEEP)
             self._end(race)
@@ -163,5 +162,5 @@ class RaceDesk(Desk):
 
 
 def _loud(arms: Mapping[RaceArm, Model]) -> list[Model]:
-    """Those that learn with a multiple of the rate in the first half."""
+    """Those that learn with a multiple of the rate."""
     return [arms[arm] for arm in (RaceArm.RATE_UP, RaceArm.NEW_INPUTS) if arm in arms]

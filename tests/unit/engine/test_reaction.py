@@ -67,8 +67,11 @@ def test_a_better_fresh_model_takes_the_place_of_the_live_one():
     assert {"m": False} == reaction.racing()
 
 
-def test_a_raised_rate_is_for_the_first_half_of_a_race():
-    """With it a model learns fast and errs a little more: in the second half it shows what it has gained."""
+FALLING = [5.0 ** (i / 8) for i in range(8, 0, -1)]  # in the second eight of sixteen batches
+
+
+def test_a_raised_rate_falls_in_the_second_half_of_a_race():
+    """With it a model learns fast and errs a little more: at the end it shows what it has gained."""
     live = ScriptedWithRate("live", 0.6, raised_quality=0.6)
     reaction, _ = race_of(live, 0.5)
     factors = []
@@ -77,10 +80,10 @@ def test_a_raised_rate_is_for_the_first_half_of_a_race():
         race = reaction._desks["m"]._race
         factors.append(race.arms[RaceArm.RATE_UP].factor if race else None)
 
-    assert [5.0] * 8 + [1.0] * 8 + [None] * 4 == factors
+    assert [5.0] * 8 + FALLING + [None] * 4 == factors
 
 
-def test_a_winner_with_a_raised_rate_has_the_base_rate_again_after_half_time():
+def test_a_winner_with_a_raised_rate_has_the_base_rate_again_after_the_race():
     """It is the live model then, and its rate falls as it would have fallen beside it."""
     live = ScriptedWithRate("live", 0.6, raised_quality=0.9)
     reaction, _ = race_of(live, 0.5)
@@ -90,7 +93,7 @@ def test_a_winner_with_a_raised_rate_has_the_base_rate_again_after_half_time():
         factors.append(live.factor)
 
     assert [(S, RaceArm.KEEP), (C, RaceArm.RATE_UP)] == [(e.kind, e.arm) for e in events]
-    assert [1.0] * 4 + [5.0] * 4 + [1.0] * 12 == factors
+    assert [1.0] * 4 + [5.0] * 4 + FALLING + [1.0] * 4 == factors
 
 
 class Layered(ScriptedWithRate):
@@ -101,7 +104,7 @@ class Layered(ScriptedWithRate):
 
 
 def test_a_copy_with_a_new_first_layer_races_and_wins_where_the_inputs_changed():
-    """It is the live model's copy, and loud for the first half as rate_up is."""
+    """It is the live model's copy, and loud as rate_up is."""
     live = Layered("live", 0.5, raised_quality=0.5)
     reaction = Reaction({"m": live}, RACE, lambda name, number: Layered(f"twin {number}", 0.4, 0.4))
     factors, events = [], []
