@@ -84,13 +84,17 @@ class RaceDesk(Desk):
         for event in events:
             self._pull(race, event.kind is ReactionKind.CONFIRM, self._record - len(batch))
         for model in _loud(race.arms):
-            scale_rate_of(model, self._options.rate_factor ** min(1.0, 2 - 2 * race.progress))
+            scale_rate_of(model, self._raised(race))
         if race.finished:
             self.fresh_margin = race.margin(RaceArm.FRESH, RaceArm.KEEP)
             self._end(race)
         else:
             race.learn(batch)
         return events
+
+    def _raised(self, race: Race) -> float:
+        """The multiple of the rate by now: whole in the first half, 1 at the end."""
+        return self._options.rate_factor ** min(1.0, 2 - 2 * race.progress)
 
     def _look(self, race: Race) -> list[ReactionEvent]:
         verdict = race.verdict()
