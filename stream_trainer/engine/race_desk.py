@@ -4,8 +4,9 @@
         keep        the live model             fresh     a newly built twin, untrained
         rate_up     a copy that learns with a multiple of the rate in the first half of the race; in the second it falls
                     to the base rate, by the same share with every record, or its noise would hide what it has gained
-        new_inputs  such a copy whose first layer begins anew: where the inputs mean something else now, what the
-                    layers above have learned of the classes is still true
+        new_inputs  a copy whose first layer begins anew: where the inputs mean something else now, what the layers
+                    above have learned of the classes is still true. It has the same multiple, and the base rate from
+                    half-time on: a young layer gains more by that, and lost every third race to `fresh` without
         earlier_1 to 3, as many as are asked for: what served before the last confirmed drifts
     Then confirm: the winner's state becomes the live model's. Or rollback: none has won, or the old state is the best
     one after all. At the end of the race all others are dropped.
@@ -13,7 +14,7 @@ A model without rate and layers, River's for example, races against the arm fres
 crash in mid-race resumes the race. Not here: the race itself (race.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from stream_trainer.contracts import Model
 from stream_trainer.engine.desk import Desk, HasInputLayer, HasRate, scale_pull_of, scale_rate_of
@@ -62,9 +63,10 @@ class RaceDesk(Desk):
         self._races += 1
         now = self._model.capture()
         challengers = self._challengers()
-        for copy in _loud(challengers):
-            copy.restore(now)
-            scale_rate_of(copy, self._options.rate_factor)
+        for arm, factor in self._raised(progress=0.0):
+            if arm in challengers:
+                challengers[arm].restore(now)
+                scale_rate_of(challengers[arm], factor)
         renewed = challengers.get(RaceArm.NEW_INPUTS)
         if isinstance(renewed, HasInputLayer):
             renewed.renew_input_layer()
@@ -83,8 +85,9 @@ class RaceDesk(Desk):
         events = self._look(race) if race.look_due else []
         for event in events:
             self._pull(race, event.kind is ReactionKind.CONFIRM, self._record - len(batch))
-        for model in _loud(race.arms):
-            scale_rate_of(model, self._raised(race))
+        for arm, factor in self._raised(race.progress):
+            if arm in race.arms:
+                scale_rate_of(race.arms[arm], factor)
         if race.finished:
             self.fresh_margin = race.margin(RaceArm.FRESH, RaceArm.KEEP)
             self._end(race)
@@ -92,9 +95,11 @@ class RaceDesk(Desk):
             race.learn(batch)
         return events
 
-    def _raised(self, race: Race) -> float:
-        """The multiple of the rate by now: whole in the first half, 1 at the end."""
-        return self._options.rate_factor ** min(1.0, 2 - 2 * race.progress)
+    def _raised(self, progress: float) -> list[tuple[RaceArm, float]]:
+        """The copies that learn with a multiple of the rate, and what it is by now."""
+        factor = self._options.rate_factor
+        falling, until_half = factor ** min(1.0, 2 - 2 * progress), factor if progress < 0.5 else 1.0
+        return [(RaceArm.RATE_UP, falling), (RaceArm.NEW_INPUTS, until_half)]
 
     def _look(self, race: Race) -> list[ReactionEvent]:
         verdict = race.verdict()
@@ -163,8 +168,3 @@ class RaceDesk(Desk):
         if "race" in state.values:
             self._race = Race(self._model, self._challengers(), self._options)
             self._race.restore(state.part("race"))
-
-
-def _loud(arms: Mapping[RaceArm, Model]) -> list[Model]:
-    """Those that learn with a multiple of the rate."""
-    return [arms[arm] for arm in (RaceArm.RATE_UP, RaceArm.NEW_INPUTS) if arm in arms]

@@ -77,7 +77,7 @@ class PulledHard(RaceDesk):
         events = super()._go_on(batch)
         if race._records >= HARD_RECORDS:
             race.arms[HARD].scale_pull(1.0)
-        race.arms[HARD].scale_rate(self._raised(race))
+        race.arms[HARD].scale_rate(dict(self._raised(race.progress))[RaceArm.RATE_UP])
         return events
 
 

@@ -104,7 +104,7 @@ class Layered(ScriptedWithRate):
 
 
 def test_a_copy_with_a_new_first_layer_races_and_wins_where_the_inputs_changed():
-    """It is the live model's copy, and loud as rate_up is."""
+    """It is the live model's copy, and has the raised rate until half-time."""
     live = Layered("live", 0.5, raised_quality=0.5)
     reaction = Reaction({"m": live}, RACE, lambda name, number: Layered(f"twin {number}", 0.4, 0.4))
     factors, events = [], []
@@ -115,7 +115,7 @@ def test_a_copy_with_a_new_first_layer_races_and_wins_where_the_inputs_changed()
 
     assert [(S, RaceArm.KEEP), (C, RaceArm.NEW_INPUTS)] == [(e.kind, e.arm) for e in events]
     assert ("live", 0.9, 1.0) == (live.name, live.quality, live.factor)
-    assert [5.0] * 4 == factors[:4]
+    assert [5.0] * 8 + [1.0] * 8 + [None] * 4 == factors
 
 
 def test_models_without_layers_race_without_that_arm():
