@@ -166,8 +166,9 @@ def table(path: Path) -> str:
         error = (last - fresh).std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
         regain, again = (np.mean([getattr(row, name) for row in runs]) for name in ("regain", "regain_fresh"))
         of_adam = [
-            records_to(levels.get((norm, tasks, records, row.seed), 1.0), map(float, row.blocks.split(BETWEEN)))
+            records_to(levels[place], map(float, row.blocks.split(BETWEEN)))
             for row in runs
+            if (place := (norm, tasks, records, row.seed)) in levels
         ]
         told = sum((counts_of(row.events, BETWEEN) for row in runs), Counter[str]())
         lines.append(
