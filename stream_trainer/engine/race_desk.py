@@ -6,7 +6,7 @@
                     to the base rate, by the same share with every record, or its noise would hide what it has gained
         new_inputs  a copy whose first layer begins anew: where the inputs mean something else now, what the layers
                     above have learned of the classes is still true. It has the same multiple, and the base rate from
-                    half-time on: a young layer gains more by that, and lost every third race to `fresh` without
+                    half-time on: a young layer gains more by that, and without lost two races in five to `fresh`
         earlier_1 to 3, as many as are asked for: what served before the last confirmed drifts
     Then confirm: the winner's state becomes the live model's. Or rollback: none has won, or the old state is the best
     one after all. At the end of the race all others are dropped.

@@ -28,7 +28,7 @@ typedef struct {
 
 #define COMPILE_PASS(pass, path, target, direction)                                                               \
     target static void pass##_##path(void *batch, Team team) {                                                    \
-        pass(((Batch *)batch)->direction, &((Batch *)batch)->scratch, team);                                       \
+        pass(((Batch *)batch)->direction, &((Batch *)batch)->scratch, team);                                      \
     }
 
 #define COMPILE(path, target)                                                                                     \

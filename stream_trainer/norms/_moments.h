@@ -134,7 +134,7 @@ SWEEP Moments segment_moments(double *rows, ptrdiff_t c, ptrdiff_t k) {
     return (Moments){.mean = mine, .scatter = mine + (HORIZONS_MAX + 1) * c};
 }
 
-/* Moments of the segments `segments` of a dense batch, each in its own rows, and what it weighs in `weights`. */
+/* Moments of this thread's segments of a dense batch, each in rows of its own, and what each weighs in `weights`. */
 SWEEP void measure_segments(const float *restrict x, Shape s, double eps, float *record, const float *share,
                             const int horizons, float *restrict work, double *rows,
                             double (*weights)[HORIZONS_MAX + 1], Team team) {
@@ -195,8 +195,8 @@ SWEEP void measure_images(const float *restrict x, Shape s, double eps, float *r
     }
 }
 
-/* Sweep 1: record[n][2] (or NULL) and the moments of u, in the first of `rows`, which comes with zeros. `work` is the
-   first thread's, all are one after another. Each thread leaves its channels. */
+/* Sweep 1: record[n][2] (or NULL) and the moments of u, in the first of `rows`, which comes with zeros for images. `work` is
+   the first thread's, all are one after another. Each thread leaves its channels. */
 SWEEP void measure(const float *restrict x, Shape s, double eps, float *record, const float *share, const int horizons,
                    float *restrict work, double *rows, double (*weights)[HORIZONS_MAX + 1], Moments *moments,
                    Team team) {

@@ -62,7 +62,7 @@ static int scratch_for(Shape s, long threads, Scratch *scratch) {
     size_t floats = 4 * (size_t)s.c + threads * work_floats(s);
     scratch->rows_d = malloc(doubles * sizeof(double) + floats * sizeof(float));
     if (!scratch->rows_d) return -1;
-    memset(scratch->rows_d, 0, row * sizeof(double));
+    if (s.p > 1) memset(scratch->rows_d, 0, row * sizeof(double)); /* of a dense batch each segment clears its own */
     scratch->rows_f = (float *)(scratch->rows_d + doubles);
     scratch->work = scratch->rows_f + 4 * s.c;
     return 0;

@@ -113,7 +113,7 @@ SWEEP Sums segment_sums(double *rows, ptrdiff_t c, ptrdiff_t k) {
     return (Sums){mine, mine + c, mine + 2 * c};
 }
 
-/* Sweep 3: the sums that a projection needs, in the first of `rows`, which comes with zeros. `work` as in `measure`. */
+/* Sweep 3: the sums that a projection needs, in the first of `rows`, as in `measure`; so is `work`. */
 SWEEP Sums sum_gradient(const float *restrict dy, const float *restrict x, Shape s, const float *restrict record,
                         const float *restrict centre, const float *restrict inverse_std, float *restrict work,
                         double *rows, Team team) {
